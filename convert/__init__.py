@@ -1,0 +1,1 @@
+"""Checkpoints in, checkpoints out: containers, formats, the plan, and the run."""

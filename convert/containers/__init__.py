@@ -1,0 +1,1 @@
+"""Bytes in files: what a container holds, and where."""

@@ -1,0 +1,292 @@
+"""`.pth` files by their index: the zip that torch has written since 1.6, and the stream before it.
+
+Only the table of contents and the pickle are read, over any byte source. Layout: formats of
+torch/serialization.py and caffe2/serialize/inline_container.cc.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import struct
+import zipfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from llama_convert.convert.containers.slices import ByteSource, Record, TensorFile, TensorSlice
+from llama_convert.convert.containers.unpickler import PickleError, Storage, StoredTensor, unpickle
+from llama_convert.convert.errors import CheckpointError
+
+_ZIP_START = b"PK\x03\x04"
+_LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+_LEGACY_PROTOCOL = 1001
+_LOCAL_HEADER = struct.Struct(
+    "<4s22xHH"
+)  # signature, 22 bytes also found in the directory, name and extra lengths
+_LARGEST_PICKLE = 256 << 20  # bytes; the 405B's is 0.4 MB a shard
+_LOOKALIKES = {
+    b"version https://git-lfs": (
+        "a Git LFS pointer, not the file itself",
+        "Fetch the real file: git lfs pull",
+    ),
+    b"<!doctype html": ("an HTML page", "The download was answered by a web page; fetch the file again."),
+    b"<html": ("an HTML page", "The download was answered by a web page; fetch the file again."),
+    b"<?xml": ("an XML error message", "The download link had expired; fetch the file again."),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Contents:
+    """What a `.pth` holds: the unpickled object, and where each storage's bytes are."""
+
+    root: Any
+    records: Mapping[str, Record]
+    stem: str | None
+    index_sha256: str | None
+
+
+def read_pth(source: ByteSource) -> TensorFile:
+    """The tensors of a `.pth` file by name, from its index alone; no weight is read, nothing is executed.
+
+    Raises CheckpointError: no `.pth`, truncated, compressed, foreign entries (all of them named).
+    Cost: the index and the pickle, well under a megabyte even for 405B shards.
+    """
+    start = source.read(0, 512)
+    contents = _read_zip(source) if start.startswith(_ZIP_START) else _read_legacy(source, start)
+    return TensorFile(
+        path=source.path,
+        size=source.size,
+        tensors=_tensors(source, contents),
+        stem=contents.stem,
+        index_sha256=contents.index_sha256,
+    )
+
+
+def _fail(source: ByteSource, what: str, advice: str = "Fetch the file again.") -> CheckpointError:
+    return CheckpointError(f"{source.path}: {what}", advice=advice)
+
+
+# --- the zip container ---------------------------------------------------------------------------
+
+
+class _Reader(io.RawIOBase):
+    """A byte source as the seekable file that zipfile and pickletools want."""
+
+    def __init__(self, source: ByteSource) -> None:
+        self._source = source
+        self._size = source.size
+        self._position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
+        if base + offset < 0:
+            raise OSError("seek before the start of the file")
+        self._position = base + offset
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._source.read(self._position, len(buffer))
+        buffer[: len(data)] = data
+        self._position += len(data)
+        return len(data)
+
+
+def _read_zip(source: ByteSource) -> _Contents:
+    archive = _open_zip(source)
+    entries = _entries(source, archive)
+    stem = _stem(source, entries)
+    records = {name: _record(source, info) for name, info in entries.items()}
+    _check_byte_order(source, records.get(f"{stem}/byteorder"))
+    pickle = records[f"{stem}/data.pkl"]
+    if pickle.nbytes > _LARGEST_PICKLE:
+        raise _fail(source, f"its pickle claims {pickle.nbytes:,} bytes, which no checkpoint needs")
+    root = _unpickle(source, io.BytesIO(source.read(pickle.offset, pickle.nbytes)))
+    prefix = f"{stem}/data/"
+    storages = {name[len(prefix) :]: record for name, record in records.items() if name.startswith(prefix)}
+    directory = source.read(archive.start_dir, source.size - archive.start_dir)
+    return _Contents(root, storages, stem, hashlib.sha256(directory).hexdigest())
+
+
+def _open_zip(source: ByteSource) -> zipfile.ZipFile:
+    try:
+        return zipfile.ZipFile(io.BufferedReader(_Reader(source)))
+    except (
+        zipfile.BadZipFile,
+        OSError,
+        ValueError,
+        NotImplementedError,
+        struct.error,
+        UnicodeError,
+    ) as error:
+        raise _fail(
+            source,
+            f"truncated: it starts as a .pth of {source.size:,} bytes but has no table of contents at its end",
+            "The download or copy was cut short; fetch the file again.",
+        ) from error
+
+
+def _entries(source: ByteSource, archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
+    entries: dict[str, zipfile.ZipInfo] = {}
+    for info in archive.infolist():
+        if info.filename in entries:
+            raise _fail(source, f"holds two records named {info.filename}")
+        if info.compress_type != zipfile.ZIP_STORED:
+            raise _fail(
+                source,
+                f"record {info.filename} is compressed",
+                "torch.save never compresses: unpack and save it again.",
+            )
+        entries[info.filename] = info
+    return entries
+
+
+def _stem(source: ByteSource, entries: Mapping[str, zipfile.ZipInfo]) -> str:
+    stems = [
+        name[: -len("/data.pkl")] for name in entries if name.endswith("/data.pkl") and name.count("/") == 1
+    ]
+    if len(stems) != 1:
+        raise _fail(
+            source,
+            "a zip archive, but not one that torch.save wrote: it has no data.pkl",
+            "Is this the right file?",
+        )
+    return stems[0]
+
+
+def _record(source: ByteSource, info: zipfile.ZipInfo) -> Record:
+    """Where a record's bytes start: behind its local header, whose length only the header itself tells."""
+    header = source.read(info.header_offset, _LOCAL_HEADER.size)
+    if len(header) < _LOCAL_HEADER.size or not header.startswith(_ZIP_START):
+        raise _fail(
+            source,
+            f"record {info.filename} is not where the table of contents says (offset {info.header_offset:,})",
+        )
+    _, name_length, extra_length = _LOCAL_HEADER.unpack(header)
+    offset = info.header_offset + _LOCAL_HEADER.size + name_length + extra_length
+    if offset + info.file_size > source.size:
+        raise _fail(source, f"truncated: record {info.filename} ends beyond the file's {source.size:,} bytes")
+    # torch.serialization.set_crc32_options(False) stores zeros: there is nothing to check then.
+    crc32 = info.CRC if info.CRC or not info.file_size else None
+    return Record(file=source.path, name=info.filename, offset=offset, nbytes=info.file_size, crc32=crc32)
+
+
+def _check_byte_order(source: ByteSource, record: Record | None) -> None:
+    if record is not None and source.read(record.offset, min(record.nbytes, 16)) != b"little":
+        raise _fail(source, "saved on a big-endian machine", "Save it again on a little-endian one.")
+
+
+# --- the legacy stream ---------------------------------------------------------------------------
+
+
+def _read_legacy(source: ByteSource, start: bytes) -> _Contents:
+    """Five pickles (magic, protocol, system, object, storage keys), then each storage: int64 count, bytes."""
+    _refuse_lookalikes(source, start)
+    stream = io.BufferedReader(_Reader(source), buffer_size=1 << 16)
+    try:
+        magic, protocol = unpickle(stream), unpickle(stream)
+    except PickleError:
+        magic = protocol = None
+    if (magic, protocol) != (_LEGACY_MAGIC, _LEGACY_PROTOCOL):
+        raise _fail(source, f"not a .pth file: it starts with {start[:16]!r}", "Is this the right file?")
+    _unpickle(source, stream)
+    root = _unpickle(source, stream)
+    keys = _unpickle(source, stream)
+    sizes = {tensor.storage.key: tensor.storage for tensor in _stored(source, root).values()}
+    return _Contents(root, dict(_legacy_records(source, stream, keys, sizes)), None, None)
+
+
+def _refuse_lookalikes(source: ByteSource, start: bytes) -> None:
+    if not start:
+        raise _fail(source, "empty file")
+    for prefix, (what, advice) in _LOOKALIKES.items():
+        if start.lstrip().lower().startswith(prefix):
+            raise _fail(source, f"this is {what}, not weights", advice)
+
+
+def _legacy_records(
+    source: ByteSource, stream: io.BufferedReader[_Reader], keys: Any, storages: Mapping[str, Storage]
+) -> Iterator[tuple[str, Record]]:
+    for key in keys:
+        storage = storages.get(str(key))
+        if storage is None:
+            raise _fail(source, f"storage {key} belongs to no tensor")
+        count = stream.read(8)
+        offset = stream.tell()
+        nbytes = storage.elements * storage.dtype.nbytes
+        if len(count) < 8 or offset + nbytes > source.size:
+            raise _fail(source, f"truncated: storage {key} ends beyond the file's {source.size:,} bytes")
+        if int.from_bytes(count, "little") != storage.elements:
+            raise _fail(
+                source,
+                f"storage {key} says {int.from_bytes(count, 'little')} elements, its tensors {storage.elements}",
+            )
+        yield storage.key, Record(file=source.path, name=str(key), offset=offset, nbytes=nbytes, crc32=None)
+        stream.seek(offset + nbytes)
+
+
+# --- tensors -------------------------------------------------------------------------------------
+
+
+def _unpickle(source: ByteSource, stream: Any) -> Any:
+    try:
+        return unpickle(stream)
+    except PickleError as error:
+        raise _fail(
+            source, f"refused: {error}", "Nothing of it was executed. Do not load this file with torch.load."
+        ) from error
+
+
+def _tensors(source: ByteSource, contents: _Contents) -> dict[str, TensorSlice]:
+    stored = _stored(source, contents.root)
+    return {name: _slice(source, name, tensor, contents.records) for name, tensor in stored.items()}
+
+
+def _stored(source: ByteSource, root: Any) -> dict[str, StoredTensor]:
+    if not isinstance(root, dict):
+        raise _fail(source, f"holds a {type(root).__name__}, not a dict of tensors", "Is this a checkpoint?")
+    foreign = [f"{name}: {type(value).__name__}" for name, value in root.items() if not isinstance(value, StoredTensor)]
+    if foreign:
+        raise CheckpointError(
+            f"{source.path}: {len(foreign)} entries are not tensors",
+            problems=foreign[:50],
+            advice="Save the state dict alone: a dict from names to tensors.",
+        )
+    return {str(name): tensor for name, tensor in root.items()}
+
+
+def _slice(source: ByteSource, name: str, tensor: StoredTensor, records: Mapping[str, Record]) -> TensorSlice:
+    record = records.get(tensor.storage.key)
+    if record is None:
+        raise _fail(source, f"tensor {name} lies in record data/{tensor.storage.key}, which is missing")
+    start = tensor.offset * tensor.dtype.nbytes
+    last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.strides, strict=True))
+    end = start + (last + 1) * tensor.dtype.nbytes
+    if 0 in tensor.shape or end > record.nbytes:
+        raise _fail(
+            source,
+            f"tensor {name} {tensor.shape} reaches outside record {record.name} of {record.nbytes:,} bytes",
+        )
+    return TensorSlice(
+        file=source.path,
+        offset=record.offset + start,
+        dtype=tensor.dtype,
+        shape=tensor.shape,
+        strides=None if _is_contiguous(tensor) else tensor.strides,
+        record=record,
+    )
+
+
+def _is_contiguous(tensor: StoredTensor) -> bool:
+    expected = 1
+    for size, stride in zip(reversed(tensor.shape), reversed(tensor.strides), strict=True):
+        if size > 1 and stride != expected:
+            return False
+        expected *= size
+    return True

@@ -1,0 +1,132 @@
+"""safetensors files: their header read and checked, or laid out before the first byte is written.
+
+Layout: 8-byte little-endian header length, JSON header padded with spaces to 8 bytes, then the tensors
+without gaps. Our headers are byte for byte those of the safetensors library (safetensors/src/tensor.rs).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+from llama_convert.convert.containers.slices import ByteSource, DType, TensorFile, TensorSlice
+from llama_convert.convert.errors import CheckpointError
+
+_LARGEST_HEADER = 100_000_000  # bytes; the library's own limit
+_CODES = {dtype.code: dtype for dtype in DType}
+# The library puts types of wider elements first, so that every tensor starts aligned to its element.
+_ORDER = [
+    DType.INT64, DType.FLOAT64, DType.FLOAT32, DType.INT32, DType.BFLOAT16, DType.FLOAT16, DType.INT16,
+    DType.FLOAT8_E4M3, DType.FLOAT8_E5M2, DType.INT8, DType.UINT8, DType.BOOL,
+]  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """A file to be: its header, and for each tensor in file order where its bytes will start."""
+
+    header: bytes
+    offsets: tuple[tuple[str, int], ...]
+    size: int
+
+
+def lay_out(tensors: Sequence[tuple[str, DType, tuple[int, ...]]]) -> Layout:
+    """The header and all offsets of a file with these (name, dtype, shape) tensors.
+
+    Tensors are ordered as the library orders them: wider types first, then by name.
+    """
+    ordered = sorted(tensors, key=lambda tensor: (_ORDER.index(tensor[1]), tensor[0]))
+    entries: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    starts = []
+    position = 0
+    for name, dtype, shape in ordered:
+        end = position + prod(shape) * dtype.nbytes
+        entries[name] = {"dtype": dtype.code, "shape": list(shape), "data_offsets": [position, end]}
+        starts.append((name, position))
+        position = end
+    text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    header = len(text).to_bytes(8, "little") + text
+    return Layout(
+        header, tuple((name, len(header) + start) for name, start in starts), len(header) + position
+    )
+
+
+def read_safetensors(source: ByteSource) -> TensorFile:
+    """The tensors of a safetensors file by name, from its header alone.
+
+    Raises CheckpointError with every problem found: duplicate names, unknown types, gaps, overlaps, a
+    short or overlong file. The library accepts duplicate names silently; here they are refused.
+    """
+    header, start = _header(source)
+    metadata = header.pop("__metadata__", None)
+    problems: list[str] = []
+    tensors = {}
+    for name, entry in header.items():
+        try:
+            tensors[name] = _slice(source, start, entry)
+        except (KeyError, TypeError, ValueError) as error:
+            problems.append(f"{name}: {error}")
+    problems += [] if problems else _gaps(tensors, start, source.size)
+    if problems:
+        raise CheckpointError(
+            f"{source.path}: damaged safetensors file", problems=problems[:50], advice="Fetch the file again."
+        )
+    return TensorFile(path=source.path, size=source.size, tensors=tensors, metadata=metadata)
+
+
+def _header(source: ByteSource) -> tuple[dict[str, Any], int]:
+    length = int.from_bytes(source.read(0, 8), "little")
+    if source.size < 8 or length > min(_LARGEST_HEADER, source.size - 8):
+        raise CheckpointError(
+            f"{source.path}: not a safetensors file, or truncated: it claims a header of {length:,} bytes in {source.size:,}",
+            advice="Fetch the file again.",
+        )
+    try:
+        header = json.loads(source.read(8, length), object_pairs_hook=_unique)
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(
+            f"{source.path}: unreadable safetensors header: {error}", advice="Fetch the file again."
+        ) from error
+    if not isinstance(header, dict):
+        raise CheckpointError(
+            f"{source.path}: the safetensors header is no JSON object", advice="Fetch the file again."
+        )
+    return header, 8 + length
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    entries = dict(pairs)
+    if len(entries) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(
+            "names given twice: " + ", ".join(sorted({name for name in names if names.count(name) > 1}))
+        )
+    return entries
+
+
+def _slice(source: ByteSource, start: int, entry: dict[str, Any]) -> TensorSlice:
+    if entry["dtype"] not in _CODES:
+        raise ValueError(f"unknown dtype {entry['dtype']}")
+    dtype, shape = _CODES[entry["dtype"]], tuple(int(size) for size in entry["shape"])
+    begin, end = entry["data_offsets"]
+    if min(shape, default=0) < 0 or prod(shape) * dtype.nbytes != end - begin:
+        raise ValueError(f"{dtype.code} {list(shape)} does not fill bytes {begin} to {end}")
+    return TensorSlice(file=source.path, offset=start + begin, dtype=dtype, shape=shape)
+
+
+def _gaps(tensors: dict[str, TensorSlice], start: int, size: int) -> list[str]:
+    problems = []
+    position = start
+    for name, tensor in sorted(tensors.items(), key=lambda item: (item[1].offset, item[1].nbytes)):
+        if tensor.offset != position:
+            problems.append(
+                f"{name} starts at byte {tensor.offset:,}, but the bytes before it end at {position:,}"
+            )
+        position = tensor.offset + tensor.nbytes
+    if position != size:
+        problems.append(f"the tensors end at byte {position:,}, the file at {size:,}")
+    return problems

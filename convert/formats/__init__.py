@@ -1,0 +1,1 @@
+"""What the names in a checkpoint mean; one file per format."""

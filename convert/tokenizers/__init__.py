@@ -1,0 +1,1 @@
+"""Tokenizer files: read one kind, write another."""

@@ -1,0 +1,1 @@
+"""Proof that two checkpoints are the same model."""
