@@ -1,7 +1,7 @@
 """Small Meta checkpoints with the traits of the released ones, made without llama_convert.
 
-The tests judge the converter by these files, so nothing here may come from it. Facts on the files: the params.json
-of each release, and meta-llama/llama3 llama/model.py for the axis each tensor is split on.
+The tests judge the converter by these files, so nothing here may come from it. Sources: the params.json of
+each release, and llama_models.llama3.model (0.3.0) for names, shapes and the axis each tensor is split on.
 """
 
 from __future__ import annotations
@@ -30,8 +30,10 @@ TokenizerKind = Literal["tiktoken", "sentencepiece"]
 SPECIAL_TOKENS = 256  # rows of the vocabulary behind the ranks of a tiktoken file, in every Llama from 3 on
 RANKS = 512
 PIECES = 512
-SHARPNESS = 3.0  # q and k each; without it attention is nearly flat and hides mistakes in q, k and RoPE
-SPLIT_AXES = {"wq": 0, "wk": 0, "wv": 0, "wo": 1, "w1": 0, "w3": 0, "w2": 1, "output": 0}  # norms: on every shard
+# A factor on q and on k: at 1 attention is flat and hides mistakes in them, from 3 on it magnifies rounding.
+SHARPNESS = 2.0
+# What the shards of a model divide; the norms are whole on every shard.
+SPLIT_AXES = {"wq": 0, "wk": 0, "wv": 0, "wo": 1, "w1": 0, "w3": 0, "w2": 1, "output": 0}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,7 +109,7 @@ class MetaModel:
 
     @property
     def rope_factor(self) -> float:
-        """Scaling factor where use_scaled_rope is set. No file holds it: 32 for Llama 3.2, 8 for the others."""
+        """The factor use_scaled_rope stands for; no file holds it: 32 in Llama 3.2, 8 in the others."""
         return 32.0 if self.version == "3.2" else 8.0
 
     @property
@@ -146,8 +148,10 @@ def random_model(
 
     The default sizes have no two equal on purpose: 12 heads of 16 on 4 key-value heads.
 
-    tied: True shares one tensor as output head and embedding, "copy" makes two equal ones; None: as the version.
-    kv_heads: None gives a third of the heads where the version groups queries, else none (and no key in params.json).
+    tied: True shares one tensor as output head and embedding, "copy" makes two equal ones; None: as the
+        version does.
+    kv_heads: None gives a third of the heads where the version groups queries; elsewhere as many as heads,
+        and no entry in params.json.
     vocab: None fits the small tokenizer of the version.
     params: entries of params.json to change or add, before shapes follow from them; None removes one.
     """
@@ -156,9 +160,9 @@ def random_model(
         kv_heads = heads // 3
     if vocab is None:
         vocab = RANKS + SPECIAL_TOKENS if style.tokenizer == "tiktoken" else PIECES
-    found = {"dim": dim, "n_layers": layers, "n_heads": heads, "n_kv_heads": kv_heads, **_style_params(style, vocab)}
-    found.update(params or {})
-    found = {key: value for key, value in found.items() if value is not None}
+    sizes = {"dim": dim, "n_layers": layers, "n_heads": heads, "n_kv_heads": kv_heads}
+    wanted = sizes | _style_params(style, vocab) | dict(params or {})
+    found = {key: value for key, value in wanted.items() if value is not None}
     assert dim % heads == 0, "heads must divide dim"
     assert heads % found.get("n_kv_heads", heads) == 0, "kv_heads must divide heads"
     weights = _random_weights(found, vocab, dtype or style.dtype, seed)
@@ -206,7 +210,7 @@ def shapes(params: Mapping[str, Any], vocab: int) -> dict[str, tuple[int, ...]]:
     return found | {"norm.weight": (dim,), "output.weight": (vocab, dim)}
 
 
-def _random_weights(params: Mapping[str, Any], vocab: int, dtype: torch.dtype, seed: int) -> dict[str, Tensor]:
+def _random_weights(params: dict[str, Any], vocab: int, dtype: torch.dtype, seed: int) -> dict[str, Tensor]:
     """Standard deviation 1/sqrt(fan in), so that each part of the model counts about the same in the logits.
 
     The embedding too: at a deviation of 1 its rows would be so long that a wrong norm_eps left no trace.
@@ -247,8 +251,8 @@ def write_meta(
     """Write the folder Meta would ship: consolidated.NN.pth, params.json, tokenizer.model, checklist.chk.
 
     embedding_axis: what tok_embeddings is split on; None: as the version does.
-    kv_copies: store each key-value head so many times, neighbours equal (0 0 1 1 ...), and count the copies in
-        n_kv_heads, as the 405B checkpoint of 16 shards does.
+    kv_copies: store each key-value head so many times, neighbours equal (0 0 1 1 ...), and count the copies
+        in n_kv_heads, as the 405B checkpoint of 16 shards does.
     legacy: the file format of torch before 1.6, a row of pickles instead of a zip.
     shared_storage: every tensor of a shard is a view into one storage; a tied pair is the same view twice.
     strided: wo and w2 are saved as transposed views, so their bytes lie by columns.
@@ -294,19 +298,21 @@ def _repeat_heads(weight: Tensor, head_dim: int, copies: int) -> Tensor:
 
 
 def _shard(model: MetaModel, rank: int, shards: int, embedding_axis: int) -> dict[str, Tensor]:
-    """The part of each tensor that one rank holds. One tensor under two names stays one where both split alike."""
+    """What one rank holds of each tensor; one tensor under two names stays one where both split alike."""
     axes = {**SPLIT_AXES, "tok_embeddings": embedding_axis}
     parts: dict[tuple[int, int | None], Tensor] = {}
     shard = {}
     for name, weight in model.weights.items():
         axis = axes.get(_module(name))
         if (id(weight), axis) not in parts:
-            parts[id(weight), axis] = weight.clone() if axis is None else _part(name, weight, axis, rank, shards)
+            parts[id(weight), axis] = _part(name, weight, axis, rank, shards)
         shard[name] = parts[id(weight), axis]
     return shard
 
 
-def _part(name: str, weight: Tensor, axis: int, rank: int, shards: int) -> Tensor:
+def _part(name: str, weight: Tensor, axis: int | None, rank: int, shards: int) -> Tensor:
+    if axis is None:
+        return weight.clone()
     size, rest = divmod(weight.shape[axis], shards)
     assert rest == 0, f"{name}: {tuple(weight.shape)} cannot be split in {shards} on axis {axis}"
     return weight.narrow(axis, rank * size, size).clone()
@@ -325,7 +331,8 @@ def _by_columns(name: str, weight: Tensor) -> Tensor:
 def _in_one_storage(shard: dict[str, Tensor]) -> dict[str, Tensor]:
     """The same shard as views into one storage, strides kept; a tensor under two names is stored once."""
     different = {id(weight): weight for weight in shard.values()}
-    storage = torch.empty(sum(weight.numel() for weight in different.values()), dtype=shard["norm.weight"].dtype)
+    elements = sum(weight.numel() for weight in different.values())
+    storage = torch.empty(elements, dtype=shard["norm.weight"].dtype)
     views, offset = {}, 0
     for key, weight in different.items():
         views[key] = storage.as_strided(weight.shape, weight.stride(), offset).copy_(weight)
@@ -351,12 +358,12 @@ def write_checklist(folder: Path) -> None:
 
 # ---- small tokenizers ----
 
-# Reached only as a whole: byte pair merging takes "qx", the lowest rank in it, and then stands still at z qx j.
+# Reached only as a whole: merging byte pairs takes "qx", the lowest rank in it, and ends at z qx j.
 # 588 tokens of the real Llama 3 vocabulary are like this; a tokenizer.json without ignore_merges breaks them.
 WHOLE_TOKEN = b"zqxj"
 _WHOLE_TOKEN_RANKS = (b"qx", b"zq", b"xj", WHOLE_TOKEN)
-_SYLLABLES = "ba be bi da do du ga he ho ka la le li ma me mo na no ra re ri sa so ta te to un ver ing str é".split()
-_FOREIGN = "größe naïve việc привет мир 世界 日本語 مرحبا שלום 😀 👩‍🚀 ½".split()
+_SYLLABLES = ("ba", "de", "go", "he", "ka", "la", "li", "me", "no", "ra", "so", "ta", "un", "ing", "str", "é")
+_FOREIGN = ("größe", "naïve", "việc", "привет", "мир", "世界", "日本語", "مرحبا", "😀", "👩\u200d🚀", "½")
 
 
 def small_tiktoken(path: Path, ranks: int = RANKS) -> Path:
@@ -377,8 +384,9 @@ def small_sentencepiece(path: Path, pieces: int = PIECES) -> Path:
 
 @functools.cache
 def _tiktoken_ranks(ranks: int) -> tuple[bytes, ...]:
-    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]  # Llama 3 too starts with these, "!" at rank 0
-    single = [bytes([value]) for value in [*printable, *(set(range(256)) - set(printable))]]
+    # As in Llama 3's file, where rank 0 is "!": a reader must not take a rank for the value of its byte.
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    single = [bytes([value]) for value in [*printable, *sorted({*range(256)} - {*printable})]]
     counts = Counter(re.findall(r" ?\w+| ?[^\s\w]+|\s+", "\n".join(_text())))
     words = {tuple(bytes([value]) for value in word.encode()): count for word, count in counts.items()}
     merged = []
@@ -428,7 +436,8 @@ def _text() -> list[str]:
     """Lines of invented words, numbers, indents and other scripts; the same on every machine."""
     source = random.Random(0)
     words = ["".join(source.choices(_SYLLABLES, k=source.randint(1, 4))) for _ in range(300)]
-    words += [word.capitalize() for word in words[:60]] + _FOREIGN * 2 + [str(source.randint(0, 9999)) for _ in range(40)]
+    words += [word.capitalize() for word in words[:60]]
+    words += [*_FOREIGN, *_FOREIGN, *(str(source.randint(0, 9999)) for _ in range(40))]
     ends = [".", ",", "!", "?", ";", " (x)", "  ", "'s", '"', " = {", "}"]
     return [
         " " * source.choice([0, 0, 2, 4, 8]) + " ".join(source.choices(words, k=8)) + source.choice(ends)

@@ -6,8 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.checkpoints import Case
+
+torch.set_num_threads(1)  # the models are so small that waiting for a second thread takes most of the time
 
 
 @pytest.fixture(scope="session")

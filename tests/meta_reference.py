@@ -24,18 +24,30 @@ from tests.checkpoints import SPLIT_AXES, MetaModel
 GATE = 5e-5
 
 
+class ColumnParallelLinear(nn.Linear):
+    """split_axis: what fairscale would divide of the weight, which is (outputs, inputs)."""
+
+    split_axis = 0
+
+    def __init__(self, inputs: int, outputs: int, bias: bool = True, **_: Any) -> None:
+        super().__init__(inputs, outputs, bias=bias)
+
+
+class RowParallelLinear(ColumnParallelLinear):
+    split_axis = 1
+
+
+class VocabParallelEmbedding(nn.Embedding):
+    split_axis = 0
+
+    def __init__(self, rows: int, dim: int, **_: Any) -> None:
+        super().__init__(rows, dim)
+
+
 def install_fairscale_stub() -> None:
     """Stand in for fairscale, which has no wheel: with one rank its parallel layers are the plain ones."""
     if "fairscale" in sys.modules:
         return
-
-    class Linear(nn.Linear):
-        def __init__(self, inputs: int, outputs: int, bias: bool = True, **_: Any) -> None:
-            super().__init__(inputs, outputs, bias=bias)
-
-    class Embedding(nn.Embedding):
-        def __init__(self, rows: int, dim: int, **_: Any) -> None:
-            super().__init__(rows, dim)
 
     parallel = "fairscale.nn.model_parallel"
     for name in ("fairscale", "fairscale.nn", parallel, f"{parallel}.initialize", f"{parallel}.layers"):
@@ -47,34 +59,42 @@ def install_fairscale_stub() -> None:
     initialize, layers = sys.modules[f"{parallel}.initialize"], sys.modules[f"{parallel}.layers"]
     initialize.get_model_parallel_world_size = lambda: 1
     initialize.get_model_parallel_rank = lambda: 0
-    layers.ColumnParallelLinear = layers.RowParallelLinear = Linear
-    layers.VocabParallelEmbedding = layers.ParallelEmbedding = Embedding
+    for layer in (ColumnParallelLinear, RowParallelLinear, VocabParallelEmbedding):
+        setattr(layers, layer.__name__, layer)
 
 
-def meta_logits(model: MetaModel, tokens: Sequence[int] | Tensor, *, rope_factor: float | None = None) -> Tensor:
-    """Logits of Meta's own Transformer, in float32 from the weights as stored: (positions, vocab).
+def meta_transformer(model: MetaModel, positions: int, *, rope_factor: float | None = None) -> nn.Module:
+    """Meta's own Transformer, in float32, with the weights as stored.
 
-    rope_factor: None takes the one of the model's version. Meta's code knows only 8; Llama 3.2 was trained with 32.
+    positions: the longest prompt it must take.
+    rope_factor: None takes the one of the model's version. Meta's code knows only 8, whereas Llama 3.2 was
+        trained with 32.
     """
     install_fairscale_stub()
     from llama_models.llama3.args import ModelArgs
     from llama_models.llama3.model import Transformer
 
-    batch = torch.as_tensor(tokens, dtype=torch.long).reshape(1, -1)
     args = ModelArgs(
         **{
             "rope_theta": 10000.0,  # what Llama 1 and 2 leave out; the default of ModelArgs is Llama 3's
             **model.params,
             "vocab_size": model.vocab,
             "max_batch_size": 1,
-            "max_seq_len": batch.shape[1],
+            "max_seq_len": positions,
         }
     )
     with _rope_scaling(model.rope_factor if rope_factor is None else rope_factor):
         transformer = Transformer(args)
     weights = {name: weight.float() for name, weight in model.weights.items() if name != "rope.freqs"}
-    transformer.load_state_dict(weights, strict=True)  # strict: what is not loaded is uninitialised memory
-    return transformer(batch, 0)[0].clone()  # the clone leaves inference mode
+    transformer.load_state_dict(weights, strict=True)  # with fairscale, what is not loaded is uninitialised
+    return transformer
+
+
+def meta_logits(model: MetaModel, tokens: Sequence[int] | Tensor, *, rope_factor: float | None = None) -> Tensor:
+    """Logits of meta_transformer at every position: float32, (positions, vocab)."""
+    batch = torch.as_tensor(tokens, dtype=torch.long).reshape(1, -1)
+    transformer = meta_transformer(model, batch.shape[1], rope_factor=rope_factor)
+    return transformer(batch, 0)[0].clone()  # it comes out of inference mode: only a clone can be used freely
 
 
 @contextmanager
@@ -101,7 +121,7 @@ def _rope_scaling(factor: float) -> Iterator[None]:
 def transformers_logits(folder: Path, tokens: Sequence[int] | Tensor) -> Tensor:
     """Logits of transformers on a local Hugging Face folder, float32, eager attention: (positions, vocab).
 
-    Fails where the folder lacks a tensor or holds one too many: transformers fills the gap with random numbers.
+    Fails where the folder lacks a tensor or holds one too many: transformers would fill the gap at random.
     """
     from transformers import LlamaForCausalLM
 
@@ -119,7 +139,7 @@ def transformers_logits(folder: Path, tokens: Sequence[int] | Tensor) -> Tensor:
 
 
 def relative_difference(reference: Tensor, other: Tensor) -> float:
-    """Largest difference over all positions and tokens, in spreads of the reference; infinite where one is no number."""
+    """Largest difference at any position and token, in spreads of the reference; a NaN makes it infinite."""
     assert reference.shape == other.shape, f"{tuple(reference.shape)} against {tuple(other.shape)}"
     reference, other = reference.double(), other.double()
     difference = ((reference - other).abs().max() / reference.std()).item()

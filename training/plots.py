@@ -1,9 +1,9 @@
 """What happens to the llamas: every plot is four steps, and every step can be told in several ways.
 
 The words in braces are filled in by `training.stories`: `name he him his` are the llama, `friend animal` the
-friend, who is introduced together with the animal, `thing spot food ...` come from the tables there. A trouble
-continues "One sunny morning, Lola the llama ...", so it starts with a verb. Every word that may follow the
-article "a" starts with a consonant.
+friend, who is introduced together with the animal, `thing spot food ...` come from the tables there. Each
+trouble continues "One sunny morning, Lola the llama ...", so it starts with a verb. Every word that may
+follow the article "a" starts with a consonant.
 """
 
 from dataclasses import dataclass

@@ -32,7 +32,7 @@ def train_ranks(texts: Iterable[str], size: int) -> dict[bytes, int]:
 def read_ranks_of(tokenizer: Tokenizer, size: int) -> dict[bytes, int]:
     """The vocabulary as bytes and ranks.
 
-    Refuses one whose order of ids is not its order of merges: tiktoken merges by rank, and knows nothing else.
+    Refuses one whose order of ids is not its order of merges, because tiktoken merges by rank alone.
     """
     model = json.loads(tokenizer.to_str())["model"]
     by_id = sorted(model["vocab"], key=model["vocab"].__getitem__)

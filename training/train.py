@@ -90,14 +90,14 @@ def loss_of(model: Llama, rows: Tensor) -> Tensor:
 
 def train(model: Llama, rows: Tensor, batch: int, peak: float) -> None:
     """One pass over the rows: no story is seen twice."""
-    batches = rows.split(batch)
+    batches = torch.split(rows, batch)
     optimizer = make_optimizer(model, peak)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_factor(step, len(batches)))
     started = time.monotonic()
     for step, part in enumerate(batches, start=1):
         loss = loss_of(model, part)
         optimizer.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()

@@ -21,9 +21,7 @@ from llama_convert.convert.errors import CheckpointError
 _ZIP_START = b"PK\x03\x04"
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001
-_LOCAL_HEADER = struct.Struct(
-    "<4s22xHH"
-)  # signature, 22 bytes also found in the directory, name and extra lengths
+_LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, 22 bytes also found in the directory, name and extra lengths
 _LARGEST_PICKLE = 256 << 20  # bytes; the 405B's is 0.4 MB a shard
 _LOOKALIKES = {
     b"version https://git-lfs": (
@@ -148,9 +146,7 @@ def _entries(source: ByteSource, archive: zipfile.ZipFile) -> dict[str, zipfile.
 
 
 def _stem(source: ByteSource, entries: Mapping[str, zipfile.ZipInfo]) -> str:
-    stems = [
-        name[: -len("/data.pkl")] for name in entries if name.endswith("/data.pkl") and name.count("/") == 1
-    ]
+    stems = [name[: -len("/data.pkl")] for name in entries if name.endswith("/data.pkl") and name.count("/") == 1]
     if len(stems) != 1:
         raise _fail(
             source,

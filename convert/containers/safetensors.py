@@ -50,9 +50,7 @@ def lay_out(tensors: Sequence[tuple[str, DType, tuple[int, ...]]]) -> Layout:
     text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
     header = len(text).to_bytes(8, "little") + text
-    return Layout(
-        header, tuple((name, len(header) + start) for name, start in starts), len(header) + position
-    )
+    return Layout(header, tuple((name, len(header) + start) for name, start in starts), len(header) + position)
 
 
 def read_safetensors(source: ByteSource) -> TensorFile:
@@ -102,9 +100,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     entries = dict(pairs)
     if len(entries) < len(pairs):
         names = [name for name, _ in pairs]
-        raise ValueError(
-            "names given twice: " + ", ".join(sorted({name for name in names if names.count(name) > 1}))
-        )
+        raise ValueError("names given twice: " + ", ".join(sorted({name for name in names if names.count(name) > 1})))
     return entries
 
 
@@ -123,9 +119,7 @@ def _gaps(tensors: dict[str, TensorSlice], start: int, size: int) -> list[str]:
     position = start
     for name, tensor in sorted(tensors.items(), key=lambda item: (item[1].offset, item[1].nbytes)):
         if tensor.offset != position:
-            problems.append(
-                f"{name} starts at byte {tensor.offset:,}, but the bytes before it end at {position:,}"
-            )
+            problems.append(f"{name} starts at byte {tensor.offset:,}, but the bytes before it end at {position:,}")
         position = tensor.offset + tensor.nbytes
     if position != size:
         problems.append(f"the tensors end at byte {position:,}, the file at {size:,}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from math import prod
 from pathlib import Path
@@ -70,6 +70,12 @@ class TensorSlice:
     def nbytes(self) -> int:
         """Bytes of the elements themselves, whatever lies between them."""
         return prod(self.shape) * self.dtype.nbytes
+
+    def rows(self, start: int, stop: int) -> TensorSlice:
+        """Rows start to stop of it, as a slice of their own."""
+        stride = self.strides[0] if self.strides else prod(self.shape[1:])
+        offset = self.offset + start * stride * self.dtype.nbytes
+        return replace(self, offset=offset, shape=(stop - start, *self.shape[1:]))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

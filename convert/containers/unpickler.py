@@ -67,9 +67,7 @@ _STORAGE_TYPES = {
 _DTYPES = {f"torch {dtype.label}": dtype for dtype in DType}
 
 
-def _tensor(
-    storage: Storage, offset: int, shape: tuple[int, ...], strides: tuple[int, ...], *_: object
-) -> Any:
+def _tensor(storage: Storage, offset: int, shape: tuple[int, ...], strides: tuple[int, ...], *_: object) -> Any:
     return _view(storage, storage.dtype, offset, shape, strides)
 
 
@@ -83,9 +81,7 @@ def _tensor_of_dtype(
     return _view(storage, dtype, offset, shape, strides)
 
 
-def _view(
-    storage: Storage, dtype: DType, offset: int, shape: tuple[int, ...], strides: tuple[int, ...]
-) -> Any:
+def _view(storage: Storage, dtype: DType, offset: int, shape: tuple[int, ...], strides: tuple[int, ...]) -> Any:
     numbers = (offset, *shape, *strides)
     if len(shape) != len(strides) or any(type(number) is not int or number < 0 for number in numbers):
         raise PickleError(f"damaged pickle: a tensor of shape {shape} with strides {strides}")
@@ -113,7 +109,8 @@ _LITERALS: Mapping[str, Callable[[], Any]] = {
     "EMPTY_SET": set,
 }
 _VALUES = frozenset(
-    "BININT BININT1 BININT2 LONG1 BINFLOAT BINUNICODE SHORT_BINUNICODE SHORT_BINSTRING BINBYTES SHORT_BINBYTES".split()
+    ("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE", "SHORT_BINUNICODE")
+    + ("SHORT_BINSTRING", "BINBYTES", "SHORT_BINBYTES")
 )
 _SHORT_TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 _IGNORED = frozenset(("PROTO", "FRAME"))
@@ -149,7 +146,10 @@ class _Machine:
 
     def result(self) -> Any:
         if self.refused:
-            raise PickleError("the pickle asks for what no checkpoint needs: " + ", ".join(self.refused))
+            raise PickleError(
+                "its pickle asks for what no checkpoint needs: "
+                + ", ".join(self.refused).replace(" ", ".").replace(",.", ", ")
+            )
         (value,) = self.stack
         return value
 

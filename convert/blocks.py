@@ -1,0 +1,176 @@
+"""Expressions evaluated, a block of rows at a time: numpy views over raw bytes, torch only for casts.
+
+A block is a uint8 array (rows, bytes per row). One-dimensional tensors have one element a row.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from math import prod
+from pathlib import Path
+from types import TracebackType
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llama_convert.convert.architecture import Rotary
+from llama_convert.convert.containers.slices import TensorSlice
+from llama_convert.convert.errors import CheckpointError
+from llama_convert.convert.expressions import Cast, EveryNthHead, Expression, Joined, RotaryOrder, Stored
+
+Block: TypeAlias = NDArray[np.uint8]
+
+# Bytes of a block: large enough that system calls do not count, small enough to stay in the CPU's cache.
+BLOCK_BYTES = 4 << 20
+
+
+class OpenFiles:
+    """Read handles of the source files, opened once each and closed together."""
+
+    def __init__(self) -> None:
+        self._descriptors: dict[Path, int] = {}
+
+    def __enter__(self) -> OpenFiles:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for descriptor in self._descriptors.values():
+            os.close(descriptor)
+        self._descriptors.clear()
+
+    def descriptor(self, path: Path) -> int:
+        """The file's descriptor, for reading by position."""
+        if path not in self._descriptors:
+            self._descriptors[path] = os.open(path, os.O_RDONLY)
+        return self._descriptors[path]
+
+    def read_into(self, path: Path, offset: int, block: Block) -> None:
+        """Fill a contiguous block with the bytes at offset; CheckpointError where the file ends before."""
+        view = block.data.cast("B")
+        while view:
+            count = os.preadv(self.descriptor(path), [view], offset)
+            if not count:
+                raise CheckpointError(
+                    f"{path}: ended at byte {offset:,} while being read; was it changed?",
+                    advice="Let nothing else write to the checkpoint, and start again.",
+                )
+            view, offset = view[count:], offset + count
+
+
+def rows_of(expression: Expression) -> int:
+    """Rows of the tensor as blocks count them."""
+    return expression.shape[0] if expression.shape else 1
+
+
+def row_bytes(expression: Expression) -> int:
+    """Bytes of one such row."""
+    return prod(expression.shape[1:]) * expression.dtype.nbytes
+
+
+def blocks(expression: Expression, files: OpenFiles, size: int = BLOCK_BYTES) -> Iterator[Block]:
+    """The tensor's bytes from first to last, in blocks of whole rows (whole heads where rows are reordered).
+
+    size: bytes a block should have; a single row or head may be larger.
+    Memory: about three blocks, whatever the size of the tensor.
+    """
+    unit = _unit(expression)
+    rows = max(size // max(row_bytes(expression) * unit, 1), 1) * unit
+    for start in range(0, rows_of(expression), rows):
+        yield read(expression, start, min(start + rows, rows_of(expression)), files)
+
+
+def _unit(expression: Expression) -> int:
+    """Rows that must stay together."""
+    if isinstance(expression, (RotaryOrder, EveryNthHead)):
+        return expression.head_dim
+    return _unit(expression.source) if isinstance(expression, Cast) else 1
+
+
+def read(expression: Expression, start: int, stop: int, files: OpenFiles) -> Block:
+    """Rows start to stop of the tensor that the expression describes."""
+    if isinstance(expression, Stored):
+        return _stored(expression.slice, start, stop, files)
+    if isinstance(expression, Joined):
+        return (_joined_rows if expression.axis == 0 else _joined_columns)(expression, start, stop, files)
+    if isinstance(expression, RotaryOrder):
+        return _reordered(read(expression.source, start, stop, files), expression)
+    if isinstance(expression, EveryNthHead):
+        return _every_nth_head(expression, start, stop, files)
+    return cast(read(expression.source, start, stop, files), expression)
+
+
+def _stored(tensor: TensorSlice, start: int, stop: int, files: OpenFiles) -> Block:
+    if tensor.strides is not None:
+        return _gathered(tensor, start, stop)
+    width = prod(tensor.shape[1:]) * tensor.dtype.nbytes
+    block = np.empty((stop - start, width), np.uint8)
+    files.read_into(tensor.file, tensor.offset + start * width, block)
+    return block
+
+
+def _gathered(tensor: TensorSlice, start: int, stop: int) -> Block:
+    """Rows of a tensor whose elements do not lie in order; the file is mapped, so pages are the system's."""
+    strides = tensor.strides or ()
+    item = tensor.dtype.nbytes
+    span = 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, strides, strict=True))
+    mapped = np.memmap(tensor.file, np.uint8, "r", tensor.offset, (span * item,))
+    elements: Block = np.lib.stride_tricks.as_strided(
+        mapped, (*tensor.shape, item), (*(stride * item for stride in strides), 1), writeable=False
+    )
+    return np.ascontiguousarray(elements[start:stop]).reshape(stop - start, -1)
+
+
+def _joined_rows(expression: Joined, start: int, stop: int, files: OpenFiles) -> Block:
+    pieces = []
+    for part in expression.parts:
+        rows = rows_of(part)
+        if start < rows and stop > 0:
+            pieces.append(read(part, max(start, 0), min(stop, rows), files))
+        start, stop = start - rows, stop - rows
+    return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+
+
+def _joined_columns(expression: Joined, start: int, stop: int, files: OpenFiles) -> Block:
+    return np.concatenate([read(part, start, stop, files) for part in expression.parts], axis=1)
+
+
+def _reordered(block: Block, expression: RotaryOrder) -> Block:
+    half = expression.head_dim // 2
+    pairs = (-1, half, 2) if expression.order is Rotary.HALVES else (-1, 2, half)
+    reordered: Block = block.reshape(*pairs, block.shape[1]).swapaxes(1, 2).reshape(block.shape)
+    return reordered
+
+
+def _every_nth_head(expression: EveryNthHead, start: int, stop: int, files: OpenFiles) -> Block:
+    rows = expression.head_dim
+    heads = range(start // rows * expression.step, stop // rows * expression.step, expression.step)
+    return np.concatenate([read(expression.source, head * rows, (head + 1) * rows, files) for head in heads])
+
+
+def cast(block: Block, expression: Cast) -> Block:
+    """The block's elements rounded to the expression's type."""
+    import torch
+
+    source, target = (getattr(torch, dtype.label) for dtype in (expression.source.dtype, expression.dtype))
+    elements = torch.from_numpy(block).flatten().view(source).to(target)
+    return elements.view(torch.uint8).numpy().reshape(block.shape[0], -1)
+
+
+def same(first: Expression, second: Expression) -> bool:
+    """Whether two tensors are equal bit for bit; stops at the first block that differs."""
+    if first == second:
+        return True
+    if (first.shape, first.dtype) != (second.shape, second.dtype):
+        return False
+    unit = max(_unit(first), _unit(second))
+    rows = max(BLOCK_BYTES // max(row_bytes(first) * unit, 1), 1) * unit
+    with OpenFiles() as files:
+        return all(
+            np.array_equal(read(first, start, stop, files), read(second, start, stop, files))
+            for start in range(0, rows_of(first), rows)
+            for stop in [min(start + rows, rows_of(first))]
+        )

@@ -1,0 +1,68 @@
+"""`checklist.chk`: the digests that Meta publishes beside its files, one `digest  name` a line."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from llama_convert.convert.errors import CheckpointError
+
+_LINE = re.compile(r"([0-9a-fA-F]{32}|[0-9a-fA-F]{64})[ \t]+\*?(?:\./)?(.+)")
+_ALGORITHMS = {32: "md5", 64: "sha256"}
+_CHUNK = 1 << 20
+
+
+def read_checklist(folder: Path) -> dict[str, str]:
+    """Digest by file name, empty where the folder has no checklist; MD5 or SHA-256 by length."""
+    path = folder / "checklist.chk"
+    if not path.is_file():
+        return {}
+    lines = [line.strip() for line in path.read_text(encoding="utf-8", errors="replace").splitlines()]
+    matches = [(line, _LINE.fullmatch(line)) for line in lines if line and not line.startswith("#")]
+    unreadable = [line for line, match in matches if match is None]
+    if unreadable:
+        raise CheckpointError(
+            f"{path}: {len(unreadable)} lines are no digest and name",
+            problems=unreadable[:10],
+            advice="Fetch checklist.chk again, or remove it.",
+        )
+    return {match[2]: match[1].lower() for _, match in matches if match}
+
+
+def check_listed(folder: Path) -> None:
+    """CheckpointError naming every file that the checklist lists and the folder lacks, tokenizers excepted.
+
+    The tokenizer is looked for elsewhere too, and its own checklist may be the one of the folder above.
+    """
+    listed = [name for name in read_checklist(folder) if name != "tokenizer.model"]
+    missing = [name for name in listed if not (folder / name).exists()]
+    if missing:
+        raise CheckpointError(
+            f"{folder}: checklist.chk lists {len(missing)} files that are not here",
+            problems=missing,
+            advice="Download the missing files into the same folder.",
+        )
+
+
+def digest(path: Path, algorithm: str) -> str:
+    """The file's digest in hexadecimal. Cost: one reading of the file; MD5 runs at about 0.6 GB/s."""
+    hasher = hashlib.new(algorithm, usedforsecurity=False)
+    buffer = bytearray(_CHUNK)
+    with path.open("rb", buffering=0) as file:
+        while count := file.readinto(buffer):
+            hasher.update(memoryview(buffer)[:count])
+    return hasher.hexdigest()
+
+
+def mismatches(folder: Path, names: set[str]) -> Iterator[str]:
+    """One sentence for every one of these files whose digest is not the listed one."""
+    listed = read_checklist(folder)
+    for name in sorted(names & set(listed)):
+        found = digest(folder / name, _ALGORITHMS[len(listed[name])])
+        if found == listed[name]:
+            continue
+        others = [other for other, value in listed.items() if value == found]
+        what = f"is {others[0]} under another name" if others else f"has {found}"
+        yield f"{name} {what}; checklist.chk lists {listed[name]}"

@@ -1,0 +1,159 @@
+"""Meta's own format: `consolidated.NN.pth` model-parallel shards, `params.json`, `tokenizer.model`.
+
+Sources: meta-llama/llama-models models/llama3/model.py, meta-llama/llama llama/model.py (axes of the shards).
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from llama_convert.convert.architecture import LlamaConfig, Role, Rotary, Weight
+from llama_convert.convert.checklist import check_listed
+from llama_convert.convert.checkpoint import Checkpoint, TokenizerFile
+from llama_convert.convert.containers.pth import read_pth
+from llama_convert.convert.containers.slices import LocalFile, TensorFile
+from llama_convert.convert.errors import CheckpointError
+from llama_convert.convert.formats.format import Format
+from llama_convert.convert.formats.meta_params import Params, read_params
+from llama_convert.convert.formats.meta_shards import copies_of_kv_heads, is_tied, merge
+from llama_convert.convert.reading import collect
+from llama_convert.convert.tokenizers.kinds import TokenizerKind, sniff
+from llama_convert.convert.versions import Evidence, confirm, fitting, rope_scaling
+
+_SHARD = re.compile(r"consolidated\.(\d\d)\.pth")
+
+
+def recognises(folder: Path) -> bool:
+    """Whether the folder holds Meta's files, complete or not."""
+    return bool(_shard_paths(folder)) or (folder / "params.json").exists()
+
+
+def open_meta(folder: Path, llama_version: str | None) -> Checkpoint:
+    """The checkpoint in a folder of Meta's: any number of shards, of any Llama text model.
+
+    Reads the shards' indexes, `params.json`, and as many weights as it takes to see whether the head is
+    tied and kv heads are repeated. Raises CheckpointError with everything that does not fit.
+    """
+    params = read_params(folder)
+    check_listed(folder)
+    files = _open_shards(folder)
+    merged = merge(META, files, params)
+    tokenizer = _tokenizer(folder)
+    kv_copies = copies_of_kv_heads(merged, params)
+    tied = is_tied(merged)
+    evidence = _evidence(params, tokenizer, tied)
+    versions = confirm(llama_version, fitting(evidence), evidence)
+    config = LlamaConfig(
+        hidden_size=params.hidden_size,
+        intermediate_size=merged[Weight(Role.GATE, 0)].whole().shape[0],
+        layers=params.layers,
+        heads=params.heads,
+        kv_heads=merged[Weight(Role.KEY, 0)].whole().shape[0] // params.head_dim // kv_copies,
+        head_dim=params.head_dim,
+        vocab_size=merged[Weight(Role.TOKENS)].whole().shape[0],
+        norm_eps=params.norm_eps,
+        rope_theta=evidence.rope_theta,
+        rope_scaling=rope_scaling(versions[0], evidence),
+        context=versions[0].context,
+        tied=tied,
+    )
+    return Checkpoint(
+        path=folder,
+        format=META,
+        config=config,
+        versions=versions,
+        parts=merged,
+        files=files,
+        tokenizer=tokenizer,
+        dtype=merged[Weight(Role.TOKENS)].slices[0].dtype,
+        kv_copies=kv_copies,
+    )
+
+
+def _shard_paths(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if _SHARD.fullmatch(path.name))
+
+
+def _open_shards(folder: Path) -> tuple[TensorFile, ...]:
+    paths = _shard_paths(folder)
+    if not paths:
+        raise CheckpointError(
+            f"{folder}: params.json is here, but no consolidated.NN.pth",
+            advice="Download the weights as well.",
+        )
+    numbers = [int(_SHARD.fullmatch(path.name)[1]) for path in paths]  # type: ignore[index]
+    missing = sorted(set(range(max(numbers) + 1)) - set(numbers))
+    if missing:
+        raise CheckpointError(
+            f"{folder}: {len(missing)} of {max(numbers) + 1} shards are missing",
+            problems=[f"consolidated.{number:02}.pth" for number in missing],
+            advice="Download the missing files into the same folder.",
+        )
+    files = collect([lambda path=path: read_pth(LocalFile(path)) for path in paths])  # type: ignore[misc]
+    _check_stems(files)
+    return tuple(files)
+
+
+def _check_stems(files: list[TensorFile]) -> None:
+    """torch.save writes the file's name into the file: a shard under another shard's name betrays itself."""
+    problems = [
+        f"{file.path.name} was saved as {file.stem}.pth"
+        for file in files
+        if file.stem is not None and _SHARD.fullmatch(f"{file.stem}.pth") and file.stem != file.path.stem
+    ]
+    if problems:
+        raise CheckpointError(
+            f"{files[0].path.parent}: the shards are not in their order",
+            problems=problems,
+            advice="Give every shard the name it was saved under.",
+        )
+
+
+def _tokenizer(folder: Path) -> TokenizerFile | None:
+    """Meta's downloads put it beside the shards or, for Llama 1 and 2, one folder above."""
+    for place in (folder, folder.resolve().parent):
+        path = place / "tokenizer.model"
+        if path.is_file():
+            return TokenizerFile(sniff(path), path)
+    return None
+
+
+def _evidence(params: Params, tokenizer: TokenizerFile | None, tied: bool) -> Evidence:
+    kind = tokenizer.kind if tokenizer else params.likely_tokenizer
+    # The defaults of Meta's code: theta was not a parameter before Code Llama, and is 500000 in Llama 3's.
+    default_theta = 500000.0 if kind is TokenizerKind.TIKTOKEN else 10000.0
+    return Evidence(
+        tokenizer=kind,
+        scaled=params.scaled,
+        rope_theta=params.rope_theta or default_theta,
+        norm_eps=params.norm_eps,
+        hidden_size=params.hidden_size,
+        layers=params.layers,
+        grouped=params.kv_heads not in (None, params.heads),
+        tied=tied,
+    )
+
+
+META = Format(
+    name="meta",
+    title="Meta consolidated.NN.pth",
+    rotary=Rotary.PAIRS,
+    names={
+        Role.TOKENS: "tok_embeddings.weight",
+        Role.ATTENTION_NORM: "layers.{layer}.attention_norm.weight",
+        Role.QUERY: "layers.{layer}.attention.wq.weight",
+        Role.KEY: "layers.{layer}.attention.wk.weight",
+        Role.VALUE: "layers.{layer}.attention.wv.weight",
+        Role.ATTENTION_OUT: "layers.{layer}.attention.wo.weight",
+        Role.FFN_NORM: "layers.{layer}.ffn_norm.weight",
+        Role.GATE: "layers.{layer}.feed_forward.w1.weight",
+        Role.UP: "layers.{layer}.feed_forward.w3.weight",
+        Role.DOWN: "layers.{layer}.feed_forward.w2.weight",
+        Role.FINAL_NORM: "norm.weight",
+        Role.HEAD: "output.weight",
+    },
+    ignored=("rope.freqs", "layers.{layer}.attention.inner_attention.rope.freqs"),
+    recognises=recognises,
+    open=open_meta,
+)

@@ -1,0 +1,42 @@
+"""Added tokens: those that are found in raw text before anything else is done to it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from llama_convert.convert.tokenizers.sentencepiece import PieceKind, SentencePieceVocabulary
+from llama_convert.convert.tokenizers.tiktoken import TiktokenVocabulary
+
+Vocabulary = TiktokenVocabulary | SentencePieceVocabulary
+
+TURN_MARKERS = ("<step>",)  # special whatever kind the file gives it: the end of a turn of Code Llama 70B Instruct
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AddedToken:
+    """A special token and its id."""
+
+    id: int
+    text: str
+
+    def properties(self) -> dict[str, object]:
+        """The token as `added_tokens_decoder` in tokenizer_config.json has it; tokenizer.json adds the id."""
+        plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+        return {"content": self.text, **plain, "special": True}
+
+
+def added_tokens(vocabulary: Vocabulary, special: Sequence[str] = ()) -> tuple[AddedToken, ...]:
+    """The special tokens of a vocabulary, in the order of their ids.
+
+    special: names for the ids behind the ranks of a tiktoken file, which has none of its own. Not looked at
+    for a SentencePiece model: there they are its control and unknown pieces.
+    """
+    if isinstance(vocabulary, TiktokenVocabulary):
+        first = len(vocabulary.tokens)
+        return tuple(AddedToken(id=first + i, text=name) for i, name in enumerate(special))
+    return tuple(
+        AddedToken(id=i, text=piece.text)
+        for i, piece in enumerate(vocabulary.pieces)
+        if piece.kind in (PieceKind.UNKNOWN, PieceKind.CONTROL) or piece.text in TURN_MARKERS
+    )

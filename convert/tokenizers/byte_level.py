@@ -1,0 +1,28 @@
+"""The printable text that stands for raw bytes in byte-level vocabularies: one character for each byte."""
+
+from __future__ import annotations
+
+from functools import cache
+
+
+@cache
+def byte_characters() -> tuple[str, ...]:
+    """The character for each of the 256 byte values, in the order of the values.
+
+    Printable Latin-1 stands for itself; the other 68 values are U+0100 upwards in order, so that no
+    token has a space or a control character in it: 0x20 is "Ġ", 0x0A is "Ċ". A bijection.
+    Source: openai/gpt-2 src/encoder.py, bytes_to_unicode.
+    """
+    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    others = [value for value in range(256) if value not in printable]
+    return tuple(chr(value if value in printable else 0x100 + others.index(value)) for value in range(256))
+
+
+def byte_text(token: bytes) -> str:
+    """The text of a token in a byte-level vocabulary: `b" the"` is `Ġthe`. Exact, and reversible."""
+    return token.decode("latin-1").translate(_translation())
+
+
+@cache
+def _translation() -> dict[int, str]:
+    return dict(enumerate(byte_characters()))
