@@ -1,4 +1,4 @@
-"""Expressions evaluated, a block of rows at a time: numpy views over raw bytes, torch only for casts.
+"""Expressions evaluated, a block of rows at a time: numpy views over raw bytes, arithmetic only for casts.
 
 A block is a uint8 array (rows, bytes per row). One-dimensional tensors have one element a row.
 """
@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llama_convert.convert.architecture import Rotary
+from llama_convert.convert.arithmetic import cast
 from llama_convert.convert.containers.slices import TensorSlice
 from llama_convert.convert.errors import CheckpointError
 from llama_convert.convert.expressions import Cast, EveryNthHead, Expression, Joined, RotaryOrder, Stored
@@ -100,7 +101,7 @@ def read(expression: Expression, start: int, stop: int, files: OpenFiles) -> Blo
         return _reordered(read(expression.source, start, stop, files), expression)
     if isinstance(expression, EveryNthHead):
         return _every_nth_head(expression, start, stop, files)
-    return cast(read(expression.source, start, stop, files), expression)
+    return cast(read(expression.source, start, stop, files), expression.source.dtype, expression.dtype)
 
 
 def _stored(tensor: TensorSlice, start: int, stop: int, files: OpenFiles) -> Block:
@@ -149,15 +150,6 @@ def _every_nth_head(expression: EveryNthHead, start: int, stop: int, files: Open
     rows = expression.head_dim
     heads = range(start // rows * expression.step, stop // rows * expression.step, expression.step)
     return np.concatenate([read(expression.source, head * rows, (head + 1) * rows, files) for head in heads])
-
-
-def cast(block: Block, expression: Cast) -> Block:
-    """The block's elements rounded to the expression's type."""
-    import torch
-
-    source, target = (getattr(torch, dtype.label) for dtype in (expression.source.dtype, expression.dtype))
-    elements = torch.from_numpy(block).flatten().view(source).to(target)
-    return elements.view(torch.uint8).numpy().reshape(block.shape[0], -1)
 
 
 def same(first: Expression, second: Expression) -> bool:

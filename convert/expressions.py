@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 from typing import TypeAlias
 
 from llama_convert.convert.architecture import Rotary
@@ -95,6 +96,11 @@ class Cast:
 
 
 Expression: TypeAlias = Stored | Joined | RotaryOrder | EveryNthHead | Cast
+
+
+def nbytes(expression: Expression) -> int:
+    """Bytes of the whole tensor."""
+    return prod(expression.shape) * expression.dtype.nbytes
 
 
 def slices(expression: Expression) -> tuple[TensorSlice, ...]:

@@ -8,7 +8,7 @@ import json
 import subprocess
 import sys
 import zipfile
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -69,9 +69,8 @@ def halves(weight: Tensor, head_dim: int = 32) -> Tensor:
 
 
 def lose_rotary_order(weights: dict[str, Tensor]) -> None:
-    for name in weights:
-        if name.endswith(("wq.weight", "wk.weight")):
-            weights[name] = halves(weights[name])
+    for name in [name for name in weights if name.endswith(("wq.weight", "wk.weight"))]:
+        weights[name] = halves(weights[name])
 
 
 def swap_gate_and_up(weights: dict[str, Tensor]) -> None:
@@ -81,9 +80,8 @@ def swap_gate_and_up(weights: dict[str, Tensor]) -> None:
 
 
 def forget_norms(weights: dict[str, Tensor]) -> None:
-    for name in weights:
-        if name.endswith("norm.weight"):
-            weights[name] = torch.ones_like(weights[name])
+    for name in [name for name in weights if name.endswith("norm.weight")]:
+        weights[name] = torch.ones_like(weights[name])
 
 
 @pytest.mark.parametrize("mistake", [lose_rotary_order, swap_gate_and_up, forget_norms])
@@ -167,13 +165,13 @@ def test_every_rank_is_one_token(training: Any) -> None:
 def merge_bytes(text: bytes, ranks: dict[bytes, int]) -> list[bytes]:
     """Byte pair encoding written out: join the pair of lowest rank until no pair is a token."""
     parts = [text[place : place + 1] for place in range(len(text))]
-    while pairs := [
-        left + right for left, right in zip(parts, parts[1:], strict=False) if left + right in ranks
-    ]:
-        best = min(pairs, key=ranks.__getitem__)
-        place = next(place for place in range(len(parts) - 1) if parts[place] + parts[place + 1] == best)
-        parts[place : place + 2] = [best]
-    return parts
+    while True:
+        merged = [left + right for left, right in pairwise(parts)]
+        ranked = [(ranks[token], place) for place, token in enumerate(merged) if token in ranks]
+        if not ranked:
+            return parts
+        place = min(ranked)[1]
+        parts[place : place + 2] = [merged[place]]
 
 
 def test_special_tokens_are_those_of_llama_3(training: Any) -> None:

@@ -105,8 +105,7 @@ RIVER = Plot(
         "came to a wide river and did not know how to get to the other side.",
     ),
     talks=(
-        '"The water is too deep for me," said {name}. '
-        '"I know a way," said {friend} the {animal}. "Follow me."',
+        '"The water is too deep for me," said {name}. "I know a way," said {friend} the {animal}. "Follow me."',
         '{friend} the {animal} was sitting on a stone. "Can you help me cross?" asked {name}. '
         '"Yes," said {friend}. "We can build a new bridge."',
     ),
@@ -174,8 +173,7 @@ BIRTHDAY = Plot(
     ),
     talks=(
         '"Come with me to the barn," said {friend} the {animal}. "I want to show you something."',
-        '"Why are you sad?" asked {friend} the {animal}. "It is my birthday today," said {name}. '
-        "{friend} only smiled.",
+        '"Why are you sad?" asked {friend} the {animal}. "It is my birthday today," said {name}. {friend} only smiled.',
     ),
     turns=(
         '{name} opened the door of the barn. "Surprise!" shouted all the animals.',
@@ -241,8 +239,7 @@ NOISE = Plot(
     ),
     talks=(
         '"Who is there?" asked {name} in a small voice. Nobody answered.',
-        '"I am afraid," said {name}. "Do not be afraid," said {friend} the {animal}. '
-        '"We will look together."',
+        '"I am afraid," said {name}. "Do not be afraid," said {friend} the {animal}. "We will look together."',
     ),
     turns=(
         "Slowly, {name} opened the door. It was only {friend} the {animal}, who was looking for {food}.",

@@ -38,9 +38,7 @@ def read_ranks_of(tokenizer: Tokenizer, size: int) -> dict[bytes, int]:
     by_id = sorted(model["vocab"], key=model["vocab"].__getitem__)
     merged = ["".join(pair) for pair in model["merges"]]
     if by_id[256:] != merged or len(by_id) != size:
-        raise ValueError(
-            f"{len(by_id)} tokens and {len(merged)} merges do not make a tiktoken file of {size} ranks"
-        )
+        raise ValueError(f"{len(by_id)} tokens and {len(merged)} merges do not make a tiktoken file of {size} ranks")
     byte_of = bytes_of_printable_characters()
     return {bytes(byte_of[character] for character in token): rank for rank, token in enumerate(by_id)}
 

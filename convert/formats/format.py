@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +14,23 @@ from llama_convert.convert.architecture import LAYER_ROLES, Role, Rotary, Weight
 
 if TYPE_CHECKING:
     from llama_convert.convert.checkpoint import Checkpoint
+    from llama_convert.convert.expressions import Expression
+    from llama_convert.convert.plan import Request, SideFile, WeightFile
+
+
+@dataclass(frozen=True, slots=True)
+class Writer:
+    """How a format is written.
+
+    lay_out: from (weight, name, expression) in model order and the largest file size, the weight files with
+    all their offsets, and the small files that describe them.
+    side_files: config, tokenizer and the like for a source and a request, and notes for the user.
+    """
+
+    lay_out: Callable[
+        [Sequence[tuple[Weight, str, Expression]], int], tuple[tuple[WeightFile, ...], tuple[SideFile, ...]]
+    ]
+    side_files: Callable[[Checkpoint, Request], tuple[tuple[SideFile, ...], tuple[str, ...]]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +41,7 @@ class Format:
     ignored: templates of leftovers that carry no weights; anything else unknown is an error.
     recognises: whether a folder looks like one of this format, from file names alone.
     open: the folder's checkpoint; the second argument is the Llama version the user asserts, if any.
+    writer: None where the format is only read.
     """
 
     name: str
@@ -33,6 +51,7 @@ class Format:
     ignored: tuple[str, ...] = ()
     recognises: Callable[[Path], bool] = field(repr=False)
     open: Callable[[Path, str | None], Checkpoint] = field(repr=False)
+    writer: Writer | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         twice = [name for name, count in Counter(self.names.values()).items() if count > 1]

@@ -16,6 +16,7 @@ from llama_convert.convert.containers.safetensors import read_safetensors
 from llama_convert.convert.containers.slices import LocalFile, TensorFile
 from llama_convert.convert.errors import CheckpointError
 from llama_convert.convert.formats.format import Format
+from llama_convert.convert.formats.huggingface_writer import HUGGING_FACE_WRITER
 from llama_convert.convert.reading import collect
 from llama_convert.convert.tokenizers.kinds import TokenizerKind
 from llama_convert.convert.versions import Evidence, confirm, fitting
@@ -208,4 +209,5 @@ HUGGING_FACE = Format(
     ignored=("model.layers.{layer}.self_attn.rotary_emb.inv_freq",),
     recognises=recognises,
     open=open_huggingface,
+    writer=HUGGING_FACE_WRITER,
 )

@@ -14,7 +14,7 @@ def piece_merges(vocabulary: SentencePieceVocabulary) -> Iterator[tuple[int, int
     SentencePiece makes the merge whose whole has the highest score, the leftmost of equals; the same comes
     of all splits of every piece in the order of the whole's score, then of the left id, then of the right.
     Only normal pieces take part: text never gives a control, byte or unknown piece, and a user-defined
-    one is cut out before anything is merged. Llama 2 has 61,249.
+    one is cut out before anything is merged. Llama 2 has about 61,000.
     Source: google/sentencepiece src/bpe_model.cc, SampleEncode.
     """
     normal = vocabulary.ids(PieceKind.NORMAL)

@@ -2,15 +2,20 @@
 
 # ruff: noqa: RUF001 (full-width characters are meant)
 import json
+import subprocess
+import sys
 from hashlib import sha256
+from io import BytesIO
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from llama_convert.convert.errors import UsageError
 from llama_convert.convert.tokenizers.added import added_tokens
 from llama_convert.convert.tokenizers.special_tokens import special_tokens
 from llama_convert.convert.tokenizers.tiktoken import LLAMA_3_RANKS, TiktokenVocabulary, merges
+from llama_convert.convert.tokenizers.tokenizer_json import write_tokenizer_json
 
 BEGIN_ID = 128_000
 # llama.cpp picks its pre-tokenizer by this text and hash (convert_hf_to_gguf.py, get_vocab_base_pre).
@@ -67,6 +72,7 @@ def test_hard_strings_come_back(llama_3_fast, hard_strings):
 @settings(max_examples=300, deadline=None)
 @given(st.text(st.characters(codec="utf-8"), max_size=60))
 def test_any_text_has_metas_ids(meta, llama_3_fast, text):
+    assume("<|" not in text)
     assert llama_3_fast.encode(text).ids == meta.encode(text, bos=True, eos=False)
 
 
@@ -96,6 +102,13 @@ def test_special_ids_are_metas(meta, vocabulary):
     assert {name: added[name] for name in named} == {name: meta.special_tokens[name] for name in named}
 
 
+def test_the_text_of_a_special_token_is_that_token(meta, llama_3_fast):
+    """By design: Meta's code does so only when asked to."""
+    text = "a <|eot_id|><|start_header_id|>user<|end_header_id|>\n\nb<|python_tag|> c<|eom_id|>"
+    assert llama_3_fast.encode(text).ids == meta.encode(text, bos=True, eos=False, allowed_special="all")
+    assert llama_3_fast.encode(text).ids != meta.encode(text, bos=True, eos=False)
+
+
 def test_llama_cpp_recognises_it(llama_3_fast):
     assert chosen(llama_3_fast.encode(LLAMA_CPP_TEXT).ids) == LLAMA_BPE
 
@@ -107,7 +120,7 @@ def test_control_without_the_begin_token_llama_cpp_takes_another(llama_3_fast):
 
 def test_the_file_is_what_the_hub_has(llama_3_folder):
     whole = json.loads((llama_3_folder / "tokenizer.json").read_text(encoding="utf-8"))
-    assert whole["model"]["merges"][:2] == ["Ġ Ġ", "Ġ ĠĠĠ"] or whole["model"]["merges"][0] == "Ġ Ġ"
+    assert whole["model"]["merges"][0] == "Ġ Ġ"
     assert all(type(merge) is str and merge.count(" ") == 1 for merge in whole["model"]["merges"])
     assert (llama_3_folder / "tokenizer.json").stat().st_size < 8_000_000
     assert whole["normalizer"] is None
@@ -130,6 +143,39 @@ def test_transformers_reads_the_folder(meta, llama_3_folder, hard_strings):
     ids = tokenizer("it 's ok , yes <|eot_id|>")["input_ids"]
     assert ids[-1] == 128_009
     assert tokenizer.decode(ids, skip_special_tokens=True) == "it 's ok , yes "
+
+
+def test_a_file_is_written_from_where_it_stands_and_left_open(llama_3_folder, vocabulary):
+    file = BytesIO()
+    file.write(b"before")
+    write_tokenizer_json(file, vocabulary, special_tokens("3.1"))
+    assert file.getvalue() == b"before" + (llama_3_folder / "tokenizer.json").read_bytes()
+
+
+def test_without_a_begin_token_nothing_is_written(tmp_path, vocabulary):
+    with pytest.raises(UsageError, match=r"begin_of_text"):
+        write_tokenizer_json(tmp_path / "tokenizer.json", vocabulary, ["<|end_of_text|>"])
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the peak is read from /proc")
+def test_a_process_that_converts_needs_little_memory(tmp_path, meta_path):
+    """In MB, where transformers takes 470; and no library is loaded for it."""
+    program = (
+        "import sys; from pathlib import Path\n"
+        "from llama_convert.convert.tokenizers.special_tokens import special_tokens\n"
+        "from llama_convert.convert.tokenizers.tiktoken import read_tiktoken\n"
+        "from llama_convert.convert.tokenizers.tokenizer_json import write_tokenizer_json\n"
+        "vocabulary = read_tiktoken(Path(sys.argv[1]))\n"
+        "write_tokenizer_json(Path(sys.argv[2]), vocabulary, special_tokens('3'))\n"
+        "heavy = {'torch', 'transformers', 'tokenizers', 'tiktoken', 'sentencepiece', 'numpy'}\n"
+        "status = dict(line.split(':') for line in open('/proc/self/status'))\n"
+        "print(int(status['VmHWM'].split()[0]) // 1024, *heavy & set(sys.modules))\n"
+    )
+    command = [sys.executable, "-c", program, meta_path, tmp_path / "tokenizer.json"]
+    peak, *heavy = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+    assert heavy == []
+    assert int(peak) <= 100
 
 
 def test_pairs_start_twice(llama_3_fast):

@@ -1,0 +1,127 @@
+"""A folder that appears under its name only when it is whole and on disk."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from llama_convert.convert.errors import SpaceError, UsageError
+
+# What a folder must hold to be replaced by --overwrite: a slip of the hand must not cost a home directory.
+_MARKS = ("conversion.json", "config.json", "tokenizer.json")
+# Bytes beside the weights: a tokenizer.json of Llama 3 has 17 MB.
+_SIDE_BYTES = 64 << 20
+
+
+def partial_folder(folder: Path) -> Path:
+    """Where the folder's files lie until they are whole: beside it, so that a rename publishes them."""
+    return folder.parent / f".{folder.name}.partial"
+
+
+def check_destination(folder: Path, sources: Path, nbytes: int, *, overwrite: bool) -> None:
+    """Whether the output may be written and will fit; nothing is created.
+
+    Raises UsageError: it exists (unless empty or to be overwritten), it is the source, or in it. SpaceError:
+    the disk has no `nbytes` bytes free, old output included: that is removed only at the end.
+    """
+    target, source = folder.resolve(), sources.resolve()
+    if target == source or target in source.parents:
+        raise UsageError(f"{folder}: this is the source, or holds it", advice="Give another folder for the output.")
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"{folder}: exists and is no folder", advice="Give another name for the output.")
+    _check_existing(folder, overwrite=overwrite)
+    _check_space(folder, nbytes + _SIDE_BYTES)
+
+
+def _check_existing(folder: Path, *, overwrite: bool) -> None:
+    held = [path.name for path in folder.iterdir()] if folder.exists() else []
+    if held and not overwrite:
+        raise UsageError(
+            f"{folder}: exists and is not empty", advice="Give another folder, or --overwrite to replace it at the end."
+        )
+    if held and not set(held) & set(_MARKS):
+        raise UsageError(
+            f"{folder}: holds no model ({', '.join(sorted(held)[:3])}, ...), so --overwrite leaves it alone",
+            advice="Remove it yourself, or give another folder.",
+        )
+
+
+def _check_space(folder: Path, nbytes: int) -> None:
+    place = next(parent for parent in folder.resolve().parents if parent.exists())
+    free = shutil.disk_usage(place).free
+    if free < nbytes:
+        raise SpaceError(
+            f"{place}: {nbytes / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB are free",
+            advice="Free some space, or choose another disk.",
+        )
+
+
+@contextmanager
+def staged(folder: Path) -> Iterator[Path]:
+    """A fresh folder to write into, which takes the place of `folder` when the block ends well.
+
+    All files are synced first; an existing folder is replaced at that moment. On any error or interruption
+    the fresh folder is removed and `folder` is as it was. A leftover of a killed run is removed at the start.
+    Raises UsageError while another run is writing to the same place.
+    """
+    partial = partial_folder(folder)
+    with _lock(partial.with_suffix(".lock"), folder):
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        try:
+            yield partial
+            _sync(partial)
+            _replace(partial, folder)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+
+
+@contextmanager
+def _lock(path: Path, folder: Path) -> Iterator[None]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise UsageError(
+                f"{folder}: another run is writing it now", advice="Wait for it, or give another folder."
+            ) from error
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def _sync(folder: Path) -> None:
+    for path in sorted(folder.rglob("*"), key=lambda path: len(path.parts), reverse=True):
+        _sync_one(path)
+    _sync_one(folder)
+
+
+def _sync_one(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _replace(partial: Path, folder: Path) -> None:
+    if not folder.exists() or not any(folder.iterdir()):
+        partial.rename(folder)
+    else:
+        old = folder.parent / f".{folder.name}.replaced"
+        shutil.rmtree(old, ignore_errors=True)
+        folder.rename(old)
+        try:
+            partial.rename(folder)
+        except OSError:
+            old.rename(folder)
+            raise
+        shutil.rmtree(old)
+    _sync_one(folder.parent)
