@@ -1,1 +1,28 @@
 """Checkpoints in, checkpoints out: containers, formats, the plan, and the run."""
+
+from __future__ import annotations
+
+from llama_convert.convert.architecture import LlamaConfig
+from llama_convert.convert.checkpoint import Checkpoint
+from llama_convert.convert.conversion import Conversion, convert_checkpoint, plan_conversion
+from llama_convert.convert.errors import CheckpointError, ConvertError, SpaceError, UsageError
+from llama_convert.convert.formats import open_checkpoint
+from llama_convert.convert.inspection import Inspection, inspect_checkpoint
+from llama_convert.convert.plan import Plan, Request
+
+__all__ = [
+    "Checkpoint",
+    "CheckpointError",
+    "Conversion",
+    "ConvertError",
+    "Inspection",
+    "LlamaConfig",
+    "Plan",
+    "Request",
+    "SpaceError",
+    "UsageError",
+    "convert_checkpoint",
+    "inspect_checkpoint",
+    "open_checkpoint",
+    "plan_conversion",
+]

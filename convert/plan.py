@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +20,8 @@ from llama_convert.convert.expressions import Cast, Expression, RotaryOrder, des
 
 if TYPE_CHECKING:
     from llama_convert.convert.formats.format import Format
+
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "original/tokenizer.model")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,6 +102,11 @@ class Plan:
             counts[treatment] += 1
             sizes[treatment] += step.nbytes
         return {treatment: (counts[treatment], sizes[treatment]) for treatment in counts}
+
+    def tokenizer_only(self) -> Plan:
+        """The same without weights: what is left are the tokenizer's files."""
+        kept = tuple(file for file in self.side_files if file.name in _TOKENIZER_FILES)
+        return replace(self, files=(), side_files=kept)
 
     def peak_memory(self) -> int:
         """Bytes of working memory the run needs beyond the interpreter's own: a few blocks of rows."""

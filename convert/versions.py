@@ -117,7 +117,7 @@ def known_version(name: str) -> Version:
 
 
 def confirm(asked: str | None, fits: tuple[Version, ...], evidence: Evidence) -> tuple[Version, ...]:
-    """The fitting versions with the one asked for in front; CheckpointError where the files contradict it."""
+    """The fitting versions, or the one asked for; CheckpointError where the files contradict that."""
     if asked is None:
         return fits
     wanted = known_version(asked)
@@ -127,7 +127,7 @@ def confirm(asked: str | None, fits: tuple[Version, ...], evidence: Evidence) ->
             problems=[f"the files say: {evidence}"],
             advice="Leave the option out to go by the files.",
         )
-    return (wanted, *(version for version in fits if version is not wanted))
+    return (wanted,)
 
 
 def rope_scaling(version: Version, evidence: Evidence) -> RopeScaling | None:

@@ -24,7 +24,13 @@ ROOT = Path(__file__).resolve().parent.parent
 EMBEDDED = ROOT / "cli" / "embedded"
 SHARDS = ("consolidated.00.pth", "consolidated.01.pth")
 PROMPT = "Once upon a time"
-STORY = "STORY_PLACEHOLDER"
+STORY = (
+    "Once upon a time, a curious llama named Carlos lived near a tall mountain. "
+    "One cloudy day, Carlos was out in the field when it began to rain, and soon his wool was all wet. "
+    '"I do not like this rain," said Carlos. "I have a big red umbrella," said Daisy the cat. '
+    '"There is room for two." They told each other funny stories until the rain stopped. '
+    "Carlos learned that a rainy day can be a happy day."
+)
 
 
 @pytest.fixture
@@ -84,13 +90,23 @@ def forget_norms(weights: dict[str, Tensor]) -> None:
         weights[name] = torch.ones_like(weights[name])
 
 
-@pytest.mark.parametrize("mistake", [lose_rotary_order, swap_gate_and_up, forget_norms])
-def test_a_wrong_conversion_cannot_tell_it(model: MetaModel, training: Any, mistake: Any) -> None:
+def wrong_share(model: MetaModel, training: Any, mistake: Any) -> float:
+    """Share of the story's tokens, 0 to 1, that greedy decoding gets wrong after the mistake."""
     weights = dict(model.weights)
     mistake(weights)
-    wrong = MetaModel(params=model.params, weights=weights)
     tokens = story_tokens(training("tokenizer"))
-    assert wrong_guesses(wrong, tokens, known=5) > len(tokens) / 10
+    return wrong_guesses(MetaModel(params=model.params, weights=weights), tokens, known=1) / len(tokens)
+
+
+@pytest.mark.parametrize("mistake", [lose_rotary_order, swap_gate_and_up])
+def test_a_wrong_conversion_talks_nonsense(model: MetaModel, training: Any, mistake: Any) -> None:
+    """Although every guess here still sees the right story before it, which a wrong model in use would not."""
+    assert wrong_share(model, training, mistake) > 0.4
+
+
+def test_without_its_norms_it_tells_another_story(model: MetaModel, training: Any) -> None:
+    """Still in good English, so no eye would notice: the limit of what reading can prove."""
+    assert 0 < wrong_share(model, training, forget_norms) < 0.4
 
 
 def test_meta_computes_what_was_trained(model: MetaModel, training: Any) -> None:

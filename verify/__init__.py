@@ -1,1 +1,7 @@
 """Proof that two checkpoints are the same model."""
+
+from llama_convert.verify.generate import complete
+from llama_convert.verify.levels import LEVELS, verify, verify_levels
+from llama_convert.verify.report import LevelResult, Report, Verdict
+
+__all__ = ["LEVELS", "LevelResult", "Report", "Verdict", "complete", "verify", "verify_levels"]

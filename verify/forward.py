@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -52,9 +53,7 @@ def logits(
     Raises UsageError for a token that the vocabulary does not have.
     Cost: every weight read once; the largest part of one in memory, and attention scores, heads x T x T.
     """
-    state = torch.empty(0)
-    for state in hidden_states(checkpoint, tokens, load):
-        pass
+    (state,) = deque(hidden_states(checkpoint, tokens, load), maxlen=1)
     return head(checkpoint, state if positions is None else state[list(positions)], load)
 
 

@@ -122,32 +122,40 @@ def compare_tensors(a: Checkpoint, b: Checkpoint | None) -> Iterator[TensorResul
     held against that embedding.
     Cost: every weight read once; a few blocks of rows in memory.
     """
-    needed = list(weights(a.config))
-    head = Weight(Role.HEAD)
-    if head not in needed and any(head in side.parts for side in (a, b) if side is not None):
-        needed.append(head)
-    for weight in needed:
+    for weight in _needed([a] if b is None else [a, b]):
         yield compare_tensor(a, b, weight)
+
+
+def _needed(sides: list[Checkpoint]) -> list[Weight]:
+    """What any side has, so that nothing is left over on the other."""
+    found = dict.fromkeys(weight for side in sides for weight in weights(side.config))
+    head = Weight(Role.HEAD)
+    return list(found | dict.fromkeys([head] if any(head in side.parts for side in sides) else []))
 
 
 def compare_tensor(a: Checkpoint, b: Checkpoint | None, weight: Weight) -> TensorResult:
     """One weight: all of A's copies and all of B's against A's first."""
+    of_a, of_b = _views(a, weight), _views(b, weight) if b else ()
     shape = a.config.shape(weight.role)
-    reference, *others = (*_views(a, weight), *(_views(b, weight) if b else ()))
-    problem = None
-    if b is not None and b.config.shape(weight.role) != shape:
-        problem = f"{shape} against {b.config.shape(weight.role)}"
-    elif b is not None and weight.layer is not None and weight.layer >= b.config.layers:
-        problem = f"{b.path.name} has {b.config.layers} layers"
-    difference, not_finite = (None, {}) if problem else _compare(reference, others, shape)
+    problem = _incomparable(a, b, weight)
+    difference, not_finite = (None, {}) if problem else _compare(of_a[0], [*of_a[1:], *of_b], shape)
     return TensorResult(
         weight=weight,
         elements=prod(shape),
-        cast=any(view.dtype is not reference.dtype for view in others),
+        cast=not problem and any(view.dtype is not of_a[0].dtype for view in of_b),
         difference=difference,
         not_finite=not_finite,
         problem=problem,
     )
+
+
+def _incomparable(a: Checkpoint, b: Checkpoint | None, weight: Weight) -> str | None:
+    sides = [a] if b is None else [a, b]
+    missing = [str(side.path) for side in sides if not _views(side, weight)]
+    shapes = [side.config.shape(weight.role) for side in sides]
+    if missing:
+        return f"not in {missing[0]}"
+    return f"{shapes[0]} against {shapes[1]}" if len(set(shapes)) > 1 else None
 
 
 def _views(checkpoint: Checkpoint, weight: Weight) -> tuple[_View, ...]:
@@ -161,9 +169,7 @@ def _views(checkpoint: Checkpoint, weight: Weight) -> tuple[_View, ...]:
     return tuple(_View(checkpoint=checkpoint, weight=stored, copy=copy) for copy in range(copies))
 
 
-def _compare(
-    reference: _View, others: list[_View], shape: tuple[int, ...]
-) -> tuple[Difference | None, dict[str, int]]:
+def _compare(reference: _View, others: list[_View], shape: tuple[int, ...]) -> tuple[Difference | None, dict[str, int]]:
     """All differences taken together, and the values that are no numbers."""
     difference: Difference | None = None
     not_finite: dict[str, int] = {}
@@ -173,7 +179,7 @@ def _compare(
         for view in others:
             found = _canonical(view, rows)
             _count_not_finite(not_finite, view, found)
-            difference = _added(difference, _block_difference(view, rows, wanted.to(found.dtype), found))
+            difference = _added(difference, _block_difference(view, rows, wanted, found))
     return difference, not_finite
 
 
@@ -227,12 +233,14 @@ def _count_not_finite(counts: dict[str, int], view: _View, values: Tensor) -> No
 
 
 def _block_difference(view: _View, rows: Tensor, wanted: Tensor, found: Tensor) -> Difference | None:
-    """Bits are compared, so that -0.0 is not 0.0; a NaN is what was wanted where a NaN was rounded."""
-    bits = _BITS[found.dtype.itemsize]
-    wrong = (wanted.view(bits) != found.view(bits)) & ~(wanted.isnan() & found.isnan())
+    """Bits are compared, so that -0.0 is not 0.0; only of a NaN that was rounded, any NaN may come."""
+    bits, rounded = _BITS[found.dtype.itemsize], wanted.to(found.dtype)
+    wrong = rounded.view(bits) != found.view(bits)
+    if wanted.dtype is not found.dtype:
+        wrong &= ~(wanted.isnan() & found.isnan())
     if not wrong.any():
         return None
-    gaps = (wanted[wrong].double() - found[wrong].double()).abs().nan_to_num(nan=torch.inf)
+    gaps = (rounded[wrong].double() - found[wrong].double()).abs().nan_to_num(nan=torch.inf)
     first = [int(place) for place in wrong.nonzero()[0]]
     first[0] = int(stored_rows(view.checkpoint, view.weight.role, rows, view.copy)[first[0]])
     return Difference(count=int(wrong.sum()), largest=float(gaps.max()), place=f"{view.name}{first}")
@@ -241,6 +249,4 @@ def _block_difference(view: _View, rows: Tensor, wanted: Tensor, found: Tensor) 
 def _added(known: Difference | None, more: Difference | None) -> Difference | None:
     if known is None or more is None:
         return known or more
-    return Difference(
-        count=known.count + more.count, largest=max(known.largest, more.largest), place=known.place
-    )
+    return Difference(count=known.count + more.count, largest=max(known.largest, more.largest), place=known.place)

@@ -80,7 +80,7 @@ def _header(source: ByteSource) -> tuple[dict[str, Any], int]:
     length = int.from_bytes(source.read(0, 8), "little")
     if source.size < 8 or length > min(_LARGEST_HEADER, source.size - 8):
         raise CheckpointError(
-            f"{source.path}: not a safetensors file, or truncated: it claims a header of {length:,} bytes in {source.size:,}",
+            f"{source.path}: no safetensors file, or truncated: a header of {length:,} bytes in {source.size:,} bytes",
             advice="Fetch the file again.",
         )
     try:

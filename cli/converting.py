@@ -1,0 +1,166 @@
+"""`convert`: any checkpoint to another format."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from typer import Exit, Option
+
+from llama_convert.cli import options
+from llama_convert.cli.failures import DIFFERENT
+from llama_convert.cli.output import Output, gigabytes, table
+from llama_convert.cli.verifying import run_verification
+
+if TYPE_CHECKING:
+    from llama_convert.convert import Conversion, Plan
+
+
+def convert(
+    source: options.Source,
+    target: options.Target,
+    to: Annotated[str, Option("--to", help="Format to write: hf.")] = "hf",
+    llama_version: options.LlamaVersion = None,
+    instruct: options.Instruct = False,
+    dtype: options.DTypeName = None,
+    shard_size: options.ShardSize = "5GB",
+    special_tokens: options.SpecialTokens = None,
+    overwrite: options.Overwrite = False,
+    no_check: options.NoCheck = False,
+    dry_run: options.DryRun = False,
+    verify: options.Verify = False,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Convert a checkpoint into another format, exactly."""
+    from llama_convert.cli.sizes import parse_dtype, parse_size
+    from llama_convert.convert import Request, plan_conversion
+
+    output = Output(json=json, quiet=quiet)
+    request = Request(
+        dtype=parse_dtype(dtype),
+        shard_size=parse_size(shard_size),
+        instruct=instruct,
+        special_tokens=tuple(special_tokens) if special_tokens else None,
+    )
+    plan = plan_conversion(source, to=to, request=request, llama_version=llama_version)
+    if dry_run:
+        output.result(plan_text(plan))
+        output.data({"ok": True, "plan": plan_json(plan)})
+        return
+    done = carry_out(plan, target, overwrite=overwrite, check=not no_check, output=output)
+    report = run_verification(source, target, plan.source.version.name, output) if verify else None
+    verified = report.as_json() if report else None
+    output.data({"ok": report is None or report.ok, **conversion_json(done), "verified": verified})
+    if report is not None and not report.ok:
+        raise Exit(DIFFERENT)
+
+
+def carry_out(plan: Plan, target: Path, *, overwrite: bool, check: bool, output: Output) -> Conversion:
+    """Run the plan with a progress bar, and say what came of it."""
+    from llama_convert.convert import convert_checkpoint
+    from llama_convert.convert.publish import partial_folder
+
+    output.say(headline(plan))
+    begun = False
+
+    def advance(nbytes: int) -> None:
+        nonlocal begun
+        begun = True
+        update(nbytes)
+
+    try:
+        with output.progress(plan.nbytes, target.name) as update:
+            done = convert_checkpoint(
+                plan, target, overwrite=overwrite, check=check, on_progress=lambda moved: advance(moved.nbytes)
+            )
+    except BaseException:
+        if begun:
+            output.say(f"Nothing was written to {target}; the partial folder {partial_folder(target)} is removed.")
+        raise
+    _report(done, output)
+    return done
+
+
+def _report(done: Conversion, output: Output) -> None:
+    for found in done.unusual:
+        output.say(
+            f"warning: {found.name}: {found.not_finite:,} elements are NaN or infinite in the source, "
+            f"{found.overflowed:,} more became infinite in the cast"
+        )
+    for note in done.plan.notes:
+        output.say(f"note: {note}")
+    checked = f"{done.records_checked:,} checksums held" if done.records_checked else "no checksums checked"
+    output.result(f"{done.folder}: {gigabytes(done.plan.nbytes)} in {_files(done.plan)}, {checked}")
+
+
+def headline(plan: Plan) -> str:
+    """One line: what becomes what."""
+    source = plan.source
+    shards = "1 file" if len(source.files) == 1 else f"{len(source.files)} files"
+    return (
+        f"{source.path}: {source.version.title}, {source.config.parameters / 1e9:.2f} B parameters, "
+        f"{source.dtype.label}, {source.format.name} in {shards} -> {plan.target}"
+    )
+
+
+def _files(plan: Plan) -> str:
+    return "1 weight file" if len(plan.files) == 1 else f"{len(plan.files)} weight files"
+
+
+def plan_text(plan: Plan) -> str:
+    """The plan as a person reads it."""
+    rows = [("treatment", "tensors", "bytes")]
+    rows += [(treatment, str(count), gigabytes(size)) for treatment, (count, size) in plan.work().items()]
+    files = [(file.name, str(len(file.steps)), gigabytes(file.size)) for file in plan.files]
+    names = ", ".join(file.name for file in plan.side_files)
+    return "\n".join(
+        [
+            headline(plan),
+            "",
+            table(rows),
+            "",
+            table([("output file", "tensors", "bytes"), *files]),
+            f"and {names}",
+            "",
+            f"disk    {gigabytes(plan.nbytes)}",
+            f"memory  {gigabytes(plan.peak_memory())} of working blocks, whatever the size of the model",
+            *(f"note: {note}" for note in plan.notes),
+        ]
+    )
+
+
+def plan_json(plan: Plan) -> dict[str, Any]:
+    """The plan as plain data; sizes in bytes."""
+    return {
+        "source": {
+            "path": str(plan.source.path),
+            "format": plan.source.format.name,
+            "llama_version": plan.source.version.name,
+        },
+        "target": plan.target,
+        "work": {name: {"tensors": count, "nbytes": size} for name, (count, size) in plan.work().items()},
+        "files": [
+            {"name": file.name, "nbytes": file.size, "tensors": [step.name for step in file.steps]}
+            for file in plan.files
+        ],
+        "side_files": [file.name for file in plan.side_files],
+        "nbytes": plan.nbytes,
+        "working_memory": plan.peak_memory(),
+        "notes": list(plan.notes),
+    }
+
+
+def conversion_json(done: Conversion) -> dict[str, Any]:
+    """A finished conversion as plain data."""
+    return {
+        "folder": str(done.folder),
+        "nbytes": done.plan.nbytes,
+        "files": [file.name for file in done.plan.files],
+        "records_checked": done.records_checked,
+        "unusual": [
+            {"tensor": found.name, "not_finite": found.not_finite, "overflowed": found.overflowed}
+            for found in done.unusual
+        ],
+        "notes": list(done.plan.notes),
+    }

@@ -1,0 +1,37 @@
+"""The options that several commands share, each worded once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from typer import Argument, Option
+
+Source = Annotated[Path, Argument(metavar="SRC", help="Folder with the checkpoint.", show_default=False)]
+Target = Annotated[Path, Argument(metavar="DST", help="Folder to write; must not exist yet.", show_default=False)]
+LlamaVersion = Annotated[
+    str | None,
+    Option(
+        "--llama-version",
+        help="Assert the Llama version (1, 2, code, 3, 3.1, 3.2, 3.3, guard-1, guard-2, guard-3). The files tell it "
+        "by themselves; where they contradict you, nothing is written.",
+        show_default=False,
+    ),
+]
+Instruct = Annotated[
+    bool, Option("--instruct/--no-instruct", help="A chat model: writes end tokens and chat template for it.")
+]
+DTypeName = Annotated[
+    str | None, Option("--dtype", help="Cast to float32, bfloat16 or float16 (default: keep).", show_default=False)
+]
+ShardSize = Annotated[str, Option("--shard-size", help="Largest weight file, such as 5GB or 512MiB.")]
+SpecialTokens = Annotated[
+    list[str] | None,
+    Option("--special-tokens", help="Names of the special tokens in the order of their ids.", show_default=False),
+]
+Overwrite = Annotated[bool, Option("--overwrite", help="Replace an existing model folder, at the very end.")]
+NoCheck = Annotated[bool, Option("--no-check", help="Do not hold what is read against its checksums.")]
+DryRun = Annotated[bool, Option("--dry-run", help="Print the plan and write nothing.")]
+Verify = Annotated[bool, Option("--verify", help="Prove afterwards that the output is the same model.")]
+Json = Annotated[bool, Option("--json", help="Print one JSON object, also on failure.")]
+Quiet = Annotated[bool, Option("--quiet", "-q", help="Print results only.")]

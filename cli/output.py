@@ -1,0 +1,64 @@
+"""The one place that prints: results go to stdout, talk and progress to stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Output:
+    """How a command speaks. json: one JSON object on stdout and no other result. quiet: no talk."""
+
+    json: bool = False
+    quiet: bool = False
+
+    def result(self, text: str) -> None:
+        """What was asked for, as text; nothing with --json."""
+        if not self.json:
+            print(text)
+
+    def data(self, values: dict[str, Any]) -> None:
+        """What was asked for, as JSON; nothing without --json."""
+        if self.json:
+            print(json.dumps(values, indent=2, ensure_ascii=False, default=str))
+
+    def say(self, text: str) -> None:
+        """What the user may want to know meanwhile."""
+        if not self.quiet:
+            print(text, file=sys.stderr)
+
+    @contextmanager
+    def progress(self, total: int, what: str) -> Iterator[Callable[[int], None]]:
+        """A bar of bytes with speed and time left, on terminals; call what it gives with bytes done."""
+        from tqdm import tqdm
+
+        hidden = True if self.quiet else None  # None: shown on a terminal only
+        with tqdm(total=total, desc=what, unit="B", unit_scale=True, disable=hidden, file=sys.stderr) as bar:
+            yield bar.update
+
+
+def complain(text: str) -> None:
+    """An error, on stderr, whatever --quiet says."""
+    print(text, file=sys.stderr)
+
+
+def gigabytes(nbytes: float) -> str:
+    """Bytes as a person reads them: 16.06 GB, 3.1 MB."""
+    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if nbytes >= size:
+            return f"{nbytes / size:.{2 if unit == 'GB' else 1}f} {unit}"
+    return f"{nbytes:.0f} B"
+
+
+def table(rows: Sequence[tuple[str, ...]]) -> str:
+    """Rows as aligned columns; the last column is left as it is."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]) - 1)]
+    return "\n".join(
+        "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[-1]]).rstrip()
+        for row in rows
+    )

@@ -1,0 +1,71 @@
+"""`verify`: is B the same model as A; with one argument: is A sound."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from typer import Argument, Exit, Option
+
+from llama_convert.cli import options
+from llama_convert.cli.failures import DIFFERENT
+from llama_convert.cli.output import Output
+
+if TYPE_CHECKING:
+    from llama_convert.verify import LevelResult, Report
+
+_WIDTH = 12  # of a level's name
+
+
+def verify(
+    a: Annotated[Path, Argument(metavar="A", help="Folder with a checkpoint.", show_default=False)],
+    b: Annotated[
+        Path | None, Argument(metavar="[B]", help="Folder that should hold the same model.", show_default=False)
+    ] = None,
+    level: Annotated[
+        str | None,
+        Option(
+            "--level",
+            help="Only these, separated by commas: structure, tensors, tokenizer, logits.",
+            show_default=False,
+        ),
+    ] = None,
+    llama_version: options.LlamaVersion = None,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Prove that two checkpoints are the same model, whatever their formats, or that one is sound."""
+    output = Output(json=json, quiet=quiet)
+    levels = tuple(name.strip() for name in level.split(",")) if level else None
+    report = run_verification(a, b, llama_version, output, levels)
+    output.data(report.as_json())
+    if not report.ok:
+        raise Exit(DIFFERENT)
+
+
+def run_verification(
+    a: Path, b: Path | None, llama_version: str | None, output: Output, levels: tuple[str, ...] | None = None
+) -> Report:
+    """Run the levels, printing each as it ends, then the verdict."""
+    from llama_convert.verify import LEVELS, Report, verify_levels
+
+    done = []
+    for result in verify_levels(a, b, levels=levels or tuple(LEVELS), llama_version=llama_version):
+        output.result(_text(result))
+        done.append(result)
+    report = Report(a=a, b=b, levels=tuple(done))
+    output.result(_verdict(report))
+    return report
+
+
+def _text(result: LevelResult) -> str:
+    lines = [f"{result.name:{_WIDTH}}{result.verdict.value:13}{result.figures}"]
+    lines += [f"{'':{_WIDTH}}{finding}" for finding in result.findings]
+    lines += [f"{'':{_WIDTH}}warning: {warning}" for warning in result.warnings]
+    return "\n".join(lines)
+
+
+def _verdict(report: Report) -> str:
+    if report.b is None:
+        return f"{report.a}: " + ("sound" if report.ok else "NOT SOUND")
+    return f"{report.a} and {report.b}: " + ("the same model" if report.ok else "NOT THE SAME MODEL")

@@ -1,0 +1,79 @@
+"""Strings on which two tokenizers differ when one of them is wrong."""
+# ruff: noqa: RUF001 (the strings are meant to be hard)
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+
+HARD_STRINGS = (
+    "",
+    " ",
+    "  ",
+    "   a",
+    "a   ",
+    " leading",
+    "trailing ",
+    "  two  inside  ",
+    " " * 200,
+    "a" + " " * 77 + "b",
+    "x" * 300,
+    "\n",
+    "\n\n\n",
+    "\r\n\r\n",
+    "a\r\nb\rc\nd",
+    " \n \n\n \t\t \n   ",
+    "\t\tindented\n\t\t\tmore",
+    "\u00a0\u2003\u3000 unusual \u200b spaces\ufeff",
+    "\x00\x01\x02\x1b[31mred\x1b[0m\x7f\x80\x9f",
+    "\ufffd\ufffe\uffff \U0010ffff \ue000",
+    "It's I'm we'll they've you'd he'S WE'RE 'tis ''s '",
+    "0 1 12 123 1234 12345 123456789 3.14159 1e-10 0x7fff ½ ٣٤٥ ९८ Ⅷ",
+    "def f(x):\n    return {k: [v] for k, v in x.items()}  # done\n\n\nclass A:\n\tpass\n",
+    "for (int i = 0; i < n; ++i) { a[i] += b[i] >> 2; }\n\n}}}));",
+    '<div class="a">&nbsp;</div><!-- x -->',
+    "https://example.org/a?b=c&d=%20#e user@example.org C:\\Windows\\x",
+    "!!!??? ... --- ### ***bold*** ~~~ $$$ %%% @@@ ^^^ &&& ||| \\\\ ``` ''' \"\"\"",
+    "camelCase snake_case kebab-case SCREAMING_CASE ABCabcABC",
+    "it 's , and that 's not . clean ( up ) ?",
+    "<0x0A> <unknown> [INST] <<SYS>> < s >",
+    "\u2581\u2581 \u2581already \u2581 here",
+    "Ġ Ċ literal byte characters Ã©",
+    "The quick brown fox jumps over the lazy dog. " * 20,
+    "l'été d'où qu’il “quoted” ‘single’ … – —",
+    "ÀÉÎõü ßẞ ıİ ŀ ñandú smörgåsbord",
+    "e\u0301 n\u0303 Z\u0351\u036b\u0343\u036a\u0302 a\u0327\u0301",
+    " việc",  # a token that merges do not reach: it must be looked up whole
+    "việc nghiên cứu khoa học",
+    "Жизнь прожить — не поле перейти",
+    "Η ζωή εν τάφω ΑΣ ας",
+    "ქართული Հայերեն አማርኛ",
+    "שָׁלוֹם עולם",
+    "مرحبا بالعالم ۱۲۳ لا",
+    "नमस्ते दुनिया क्षत्रिय বাংলা ਪੰਜਾਬੀ",
+    "தமிழ் తెలుగు ಕನ್ನಡ മലയാളം සිංහල",
+    "สวัสดีชาวโลก ๑๒๓ ລາວ ខ្មែរ ကမ္ဘာ့ကုလသမဂ္ဂ བོད་སྐད",
+    "ありがとうございます、カタカナ。漢字かな交じり文",
+    "你好，世界！繁體字與简体字",
+    "안녕하세요 ㄱㄴㄷ 한글",
+    "∀x∈ℝ: ⌈x⌉ = −⌊−x⌋ ∑∫∂√∞≈≠≤≥ αβγ",
+    "𝔘𝔫𝔦𝔠𝔬𝔡𝔢 𓀀𓂀 𠜎𠜱 🄰🅱",
+    "🙂 👍🏽 👩\u200d👩\u200d👧\u200d👦 🏳️\u200d🌈 🇩🇪🇫🇷 ❤\ufe0f 1\ufe0f\u20e3",
+    "\u202eright to left\u202c \u2066x\u2069",
+)
+
+MIXTURES = 2000
+_LENGTH = 8
+
+
+def corpus(words: Sequence[str]) -> Iterator[str]:
+    """Hard strings, then every word of a vocabulary, then words strung together; the same on every run.
+
+    A word by itself shows tokens that are not reached by merges; words strung together show in which order
+    merges are made.
+    """
+    yield from HARD_STRINGS
+    yield from words
+    source = random.Random(0)
+    for _ in range(MIXTURES if words else 0):
+        yield "".join(source.choices(words, k=_LENGTH))

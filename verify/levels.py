@@ -1,0 +1,52 @@
+"""All levels of a verification, one after the other: the cheap ones first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from llama_convert.convert.checkpoint import Checkpoint
+from llama_convert.convert.errors import UsageError
+from llama_convert.convert.formats import open_checkpoint
+from llama_convert.verify import compare, structure, tensors, tokenizer
+from llama_convert.verify.report import LevelResult, Report, not_checked
+
+LEVELS: dict[str, Callable[[Checkpoint, Checkpoint | None], LevelResult]] = {
+    structure.NAME: structure.check_structure,
+    tensors.NAME: tensors.check_tensors,
+    tokenizer.NAME: tokenizer.check_tokenizer,
+    compare.NAME: compare.check_logits,
+}
+# Nothing can be computed from weights that are missing or of the wrong shape.
+_NEED_SHAPES = (tensors.NAME, compare.NAME)
+
+
+def verify(
+    a: Path, b: Path | None = None, levels: Sequence[str] = tuple(LEVELS), *, llama_version: str | None = None
+) -> Report:
+    """Whether B is the same model as A; with A alone, whether A is sound.
+
+    levels: those to check, of LEVELS. llama_version: what the user says the model is; held against the files.
+    Raises UsageError: no such level or folder. CheckpointError: a side that cannot be opened.
+    """
+    return Report(a=a, b=b, levels=tuple(verify_levels(a, b, levels, llama_version=llama_version)))
+
+
+def verify_levels(
+    a: Path, b: Path | None = None, levels: Sequence[str] = tuple(LEVELS), *, llama_version: str | None = None
+) -> Iterator[LevelResult]:
+    """The same, each level's result as soon as it is known; in the order of LEVELS."""
+    unknown = [name for name in levels if name not in LEVELS]
+    if unknown or not levels:
+        wrong = f"No level is called {unknown[0]!r}" if unknown else "No level to check"
+        raise UsageError(wrong, advice=f"Levels are {', '.join(LEVELS)}.")
+    sides = [open_checkpoint(side, llama_version) for side in (a, b) if side is not None]
+    return _checked(sides[0], sides[1] if b is not None else None, levels)
+
+
+def _checked(a: Checkpoint, b: Checkpoint | None, levels: Sequence[str]) -> Iterator[LevelResult]:
+    misshapen = any(structure.shape_problems(side) for side in (a, b) if side is not None)
+    for name, check in LEVELS.items():
+        if name in levels:
+            blocked = misshapen and name in _NEED_SHAPES
+            yield not_checked(name, "weights are missing or of the wrong shape") if blocked else check(a, b)

@@ -1,0 +1,117 @@
+"""The tokenizer level: the same ids for the same text, the same token behind each id."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
+from typing import TypeVar
+
+from llama_convert.convert.checkpoint import Checkpoint
+from llama_convert.verify.corpus import corpus
+from llama_convert.verify.report import LevelResult, judged, not_checked
+from llama_convert.verify.tokenizer_judges import Judge, MissingLibrary, open_judge
+
+NAME = "tokenizer"
+_SHOWN = 5
+_BATCH = 4096
+Key = TypeVar("Key", int, str)
+
+
+def check_tokenizer(a: Checkpoint, b: Checkpoint | None) -> LevelResult:
+    """Whether B's tokenizer does what A's does; with A alone, whether it works and fits the vocabulary.
+
+    Each runs in its own library. Where one is missing, the level was not checked, and says so.
+    """
+    if a.tokenizer is None:
+        return not_checked(NAME, f"{a.path} has no tokenizer file")
+    if b is not None and b.tokenizer is None:
+        return judged(NAME, f"{a.tokenizer.kind.value} against none", (f"{b.path} has no tokenizer",))
+    try:
+        judges = [open_judge(side) for side in (a, b) if side is not None]
+    except MissingLibrary as error:
+        return not_checked(NAME, f"{error.summary}: {error.advice}")
+    findings = [line for side, judge in zip((a, b), judges, strict=False) if side for line in _misfits(side, judge)]
+    if b is None:
+        return _alone(judges[0], findings)
+    return compare_tokenizers(judges[0], judges[1], findings)
+
+
+def compare_tokenizers(a: Judge, b: Judge, findings: Sequence[str] = ()) -> LevelResult:
+    """The level's result for two tokenizers, with what is already known to be wrong."""
+    texts = [text for text in corpus(a.words()) if not (a.names_special(text) or b.names_special(text))]
+    found = [*findings, *_token_differences(a, b), *_special_differences(a, b), *_id_differences(a, b, texts)]
+    figures = (
+        f"{len(texts):,} texts, {len(a.tokens):,} tokens, {len(a.special)} of them special: "
+        f"{a.library} against {b.library}"
+    )
+    return judged(NAME, figures, tuple(found))
+
+
+def _alone(judge: Judge, findings: list[str]) -> LevelResult:
+    texts = [text for text in corpus(judge.words()) if not judge.names_special(text)]
+    known = judge.tokens.keys()
+    lost = [text for text, ids in _encoded(judge, texts) if not known >= set(ids)]
+    findings = findings + [f"{text!r} has ids that stand for no token" for text in lost[:_SHOWN]]
+    return judged(NAME, f"{len(texts):,} texts, {len(judge.tokens):,} tokens, run by {judge.library}", tuple(findings))
+
+
+def _misfits(side: Checkpoint, judge: Judge) -> Iterator[str]:
+    rows, last = side.config.vocab_size, max(judge.tokens, default=-1)
+    if last >= rows:
+        yield f"{judge.path}: token {last}, but the embedding has {rows} rows"
+    if len(judge.tokens) < rows:
+        yield f"{judge.path}: {len(judge.tokens)} tokens for {rows} rows of the embedding"
+
+
+def _token_differences(a: Judge, b: Judge) -> list[str]:
+    """Ids that stand for different bytes, or for nothing on one side."""
+    lines = [
+        f"token {number}: {_shown(a.tokens.get(number))} against {_shown(b.tokens.get(number))}"
+        for number in _unequal(a.tokens, b.tokens)
+    ]
+    return _capped(lines, "tokens differ")
+
+
+def _special_differences(a: Judge, b: Judge) -> list[str]:
+    """Special tokens of A that B has not, or under another id. B may call more tokens special than A's file."""
+    lines = [
+        f"special token {name}: id {number} against {b.special.get(name, 'none')}"
+        for name, number in a.special.items()
+        if b.special.get(name) != number
+    ]
+    return _capped(lines, "special tokens differ")
+
+
+def _id_differences(a: Judge, b: Judge, texts: Sequence[str]) -> list[str]:
+    lines = [
+        f"{text[:40]!r}: {_first_difference(left, right)}"
+        for (text, left), (_, right) in zip(_encoded(a, texts), _encoded(b, texts), strict=True)
+        if left != right
+    ]
+    return _capped(lines, f"of {len(texts):,} texts have other ids")
+
+
+def _encoded(judge: Judge, texts: Sequence[str]) -> Iterator[tuple[str, list[int]]]:
+    """In batches: what `tokenizers` gives for a text is a hundred times as large as its ids."""
+    for start in range(0, len(texts), _BATCH):
+        batch = texts[start : start + _BATCH]
+        yield from zip(batch, judge.encode(batch), strict=True)
+
+
+def _unequal(a: Mapping[Key, bytes], b: Mapping[Key, bytes]) -> list[Key]:
+    return sorted(key for key in a.keys() | b.keys() if a.get(key) != b.get(key))
+
+
+def _first_difference(a: list[int], b: list[int]) -> str:
+    place = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+    window = slice(max(place - 1, 0), place + 4)
+    return f"from position {place} ids {a[window]} against {b[window]}"
+
+
+def _shown(token: bytes | None) -> str:
+    return "none" if token is None else repr(token)
+
+
+def _capped(lines: list[str], summary: str) -> list[str]:
+    """A first line that counts, then a few examples."""
+    return [f"{len(lines):,} {summary}", *islice(lines, _SHOWN)] if len(lines) > _SHOWN else lines

@@ -1,0 +1,176 @@
+"""Tokenizers as the libraries run them for which their files were made; nothing of the converter's.
+
+tiktoken for Llama 3's ranks, sentencepiece for Llama 1 and 2, tokenizers for tokenizer.json.
+"""
+
+from __future__ import annotations
+
+from base64 import b64decode
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llama_convert.convert.checkpoint import Checkpoint, TokenizerFile
+from llama_convert.convert.errors import CheckpointError, ConvertError
+from llama_convert.convert.tokenizers.kinds import TokenizerKind
+from llama_convert.convert.tokenizers.special_tokens import BEGIN, special_tokens
+
+# meta-llama/llama-models models/llama3/tokenizer.py, pat_str. Written here once more, not taken from the
+# converter: a mistake in its copy would agree with itself.
+_PATTERN = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+
+class MissingLibrary(ConvertError):
+    """The library that runs a tokenizer is not installed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judge:
+    """A tokenizer, ready to run.
+
+    library: that runs it. tokens: what each id stands for: raw bytes where the tokenizer works on bytes,
+    else its text in UTF-8. special: names and ids. encode: ids of each text, with the begin token in front.
+    """
+
+    library: str
+    path: Path
+    tokens: Mapping[int, bytes]
+    special: Mapping[str, int]
+    encode: Callable[[Sequence[str]], list[list[int]]]
+    decode: Callable[[Sequence[int]], str]
+
+    def words(self) -> list[str]:
+        """Every ordinary token that is text by itself, as it stands in text."""
+        special = set(self.special.values())
+        found = (_text(token) for number, token in sorted(self.tokens.items()) if number not in special)
+        return [text for text in found if text is not None]
+
+    def names_special(self, text: str) -> bool:
+        """Whether a special token's name is in it: libraries differ, by design, on what that means."""
+        return "<" in text and any(name in text for name in self.special)
+
+
+def _text(token: bytes) -> str | None:
+    try:
+        return token.decode().replace("\u2581", " ")
+    except UnicodeDecodeError:
+        return None
+
+
+def open_judge(checkpoint: Checkpoint) -> Judge:
+    """The checkpoint's tokenizer.
+
+    Raises CheckpointError: there is none, or its library cannot read it. MissingLibrary: sentencepiece is
+    not installed.
+    """
+    file = checkpoint.tokenizer
+    if file is None:
+        raise CheckpointError(f"{checkpoint.path}: no tokenizer", advice="Put its tokenizer file beside the weights.")
+    if file.kind is TokenizerKind.TIKTOKEN:
+        return _tiktoken(file, checkpoint)
+    return _sentencepiece(file) if file.kind is TokenizerKind.SENTENCEPIECE else _tokenizers(file)
+
+
+def _unreadable(path: Path, library: str, error: Exception) -> CheckpointError:
+    return CheckpointError(f"{path}: {library} cannot read it: {error}", advice="Fetch or write the file again.")
+
+
+def _tiktoken(file: TokenizerFile, checkpoint: Checkpoint) -> Judge:
+    """Ranks from the file; the names of the special tokens behind them are the version's."""
+    import tiktoken
+
+    try:
+        lines = [line.split() for line in file.path.read_bytes().splitlines() if line]
+        ranks = {b64decode(token): int(rank) for token, rank in lines}
+        names = special_tokens(checkpoint.version.name)[: max(checkpoint.config.vocab_size - len(ranks), 0)]
+        special = {name: len(ranks) + place for place, name in enumerate(names)}
+        encoding = tiktoken.Encoding(file.path.name, pat_str=_PATTERN, mergeable_ranks=ranks, special_tokens=special)
+    except ValueError as error:
+        raise _unreadable(file.path, "tiktoken", error) from error
+    begin = special.get(BEGIN)
+    return Judge(
+        library="tiktoken",
+        path=file.path,
+        tokens={rank: token for token, rank in ranks.items()} | {i: name.encode() for name, i in special.items()},
+        special=special,
+        encode=lambda texts: [
+            [begin, *encoding.encode_ordinary(text)] if begin is not None else encoding.encode_ordinary(text)
+            for text in texts
+        ],
+        decode=lambda ids: encoding.decode(list(ids)),
+    )
+
+
+def _sentencepiece(file: TokenizerFile) -> Judge:
+    try:
+        from sentencepiece import SentencePieceProcessor
+    except ImportError as error:
+        raise MissingLibrary(
+            "sentencepiece is not installed, and without it nothing can run this tokenizer",
+            advice='pip install "llama-convert[sentencepiece]"',
+        ) from error
+
+    try:
+        processor = SentencePieceProcessor(model_file=str(file.path))
+    except (RuntimeError, OSError) as error:
+        raise _unreadable(file.path, "sentencepiece", error) from error
+    numbers = range(processor.get_piece_size())
+    pieces = [processor.id_to_piece(number) for number in numbers]
+    begin = processor.bos_id()
+    return Judge(
+        library="sentencepiece",
+        path=file.path,
+        tokens={number: piece.encode() for number, piece in enumerate(pieces)},
+        special={
+            pieces[number]: number for number in numbers if processor.is_control(number) or processor.is_unknown(number)
+        },
+        encode=lambda texts: [[begin, *ids] if begin >= 0 else ids for ids in processor.encode(list(texts))],
+        decode=lambda ids: str(processor.decode(list(ids))),
+    )
+
+
+def _tokenizers(file: TokenizerFile) -> Judge:
+    from tokenizers import Tokenizer, decoders
+
+    try:
+        tokenizer = Tokenizer.from_file(str(file.path))
+    except Exception as error:  # the library raises no narrower class
+        raise _unreadable(file.path, "tokenizers", error) from error
+    added = tokenizer.get_added_tokens_decoder()
+    byte_level = isinstance(tokenizer.decoder, decoders.ByteLevel)
+    ordinary = tokenizer.get_vocab(with_added_tokens=False).items()
+    tokens = {number: _bytes(text) if byte_level else text.encode() for text, number in ordinary}
+    return Judge(
+        library="tokenizers",
+        path=file.path,
+        tokens=tokens | {number: token.content.encode() for number, token in added.items()},
+        special={token.content: number for number, token in added.items() if token.special},
+        encode=lambda texts: [found.ids for found in _encoded(tokenizer, texts)],
+        decode=lambda ids: tokenizer.decode(list(ids), skip_special_tokens=True),
+    )
+
+
+def _encoded(tokenizer: Any, texts: Sequence[str]) -> list[Any]:
+    found: list[Any] = tokenizer.encode_batch(list(texts))
+    return found
+
+
+def _bytes(text: str) -> bytes:
+    """The raw bytes that a byte-level vocabulary writes as printable characters (GPT-2's bytes_to_unicode).
+
+    Printable Latin-1 stands for itself, the other bytes in their order for U+0100 and up.
+    """
+    try:
+        return bytes(_BYTES[character] for character in text)
+    except KeyError:
+        return text.encode()
+
+
+_PRINTABLE = (*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100))
+_BYTES = {chr(value): value for value in _PRINTABLE} | {
+    chr(0x100 + place): value for place, value in enumerate(sorted({*range(256)} - {*_PRINTABLE}))
+}
