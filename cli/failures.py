@@ -6,12 +6,17 @@ import errno
 from dataclasses import dataclass, field
 from typing import Any
 
-import click
+from typer import Abort, BadParameter
 
+from llama_convert.cli.arguments import SCRIPT
 from llama_convert.convert.errors import CheckpointError, ConvertError, SpaceError, UsageError
 from llama_convert.hub.errors import HubError
 
 DONE, DIFFERENT, WRONG_USAGE, DAMAGED, NO_ACCESS, NO_SPACE, BUG, INTERRUPTED = 0, 1, 2, 3, 4, 5, 70, 130
+
+# Typer shows only leaves of its usage errors; these are their branch and their root.
+_CommandError: type[Exception] = BadParameter.__bases__[0]
+_CommandLineError: type[Exception] = _CommandError.__bases__[0]
 
 # The most specific type first.
 _STATUSES: tuple[tuple[type[BaseException], int], ...] = (
@@ -20,12 +25,15 @@ _STATUSES: tuple[tuple[type[BaseException], int], ...] = (
     (SpaceError, NO_SPACE),
     (HubError, NO_ACCESS),
     (ConvertError, DAMAGED),
-    (click.ClickException, WRONG_USAGE),
+    (_CommandLineError, WRONG_USAGE),
     (KeyboardInterrupt, INTERRUPTED),
-    (click.Abort, INTERRUPTED),
+    (Abort, INTERRUPTED),
     (MemoryError, NO_SPACE),
     (OSError, WRONG_USAGE),
     (BaseException, BUG),
+)
+_SCRIPT_ADVICE = (
+    "See llama-convert --help; the old script's form is llama-convert --input_dir IN --output_dir OUT [options]."
 )
 _OS_STATUSES = {errno.ENOSPC: NO_SPACE, errno.EDQUOT: NO_SPACE, errno.EIO: DAMAGED}
 
@@ -59,9 +67,8 @@ def failure(error: BaseException) -> Failure:
     status = next(status for kind, status in _STATUSES if isinstance(error, kind))
     if isinstance(error, (ConvertError, HubError)):
         return Failure(status, error.summary, error.problems, error.advice)
-    if isinstance(error, click.ClickException):
-        command = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "llama-convert"
-        return Failure(status, error.format_message(), advice=f"See {command} --help.")
+    if isinstance(error, _CommandLineError):
+        return _usage_failure(error)
     if status == INTERRUPTED:
         return Failure(status, "interrupted")
     if isinstance(error, MemoryError):
@@ -73,6 +80,15 @@ def failure(error: BaseException) -> Failure:
         f"internal error: {type(error).__name__}: {error}",
         advice="This is a fault of llama-convert: please report it with the output of the same command and --debug.",
     )
+
+
+def _usage_failure(error: Exception) -> Failure:
+    """What Typer says of a command line, with the command whose --help explains it."""
+    context = getattr(error, "ctx", None)
+    command = context.command_path.removesuffix(f" {SCRIPT}") if context else "llama-convert"
+    text = error.format_message()  # type: ignore[attr-defined]  # every error of Typer's has it
+    advice = f"See {command} --help." if command != "llama-convert" else _SCRIPT_ADVICE
+    return Failure(WRONG_USAGE, text, advice=advice)
 
 
 def _os_text(error: OSError) -> str:
