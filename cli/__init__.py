@@ -9,14 +9,12 @@ from collections.abc import Sequence
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line; its exit status."""
-    from llama_convert.cli.arguments import normalise
-
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given
     # A polite kill cleans up as an interruption does.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        return _run(normalise([argument for argument in given if argument != "--debug"]))
+        return _run([argument for argument in given if argument != "--debug"])
     except BaseException as error:
         if debug:
             raise
@@ -25,9 +23,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(arguments: list[str]) -> int:
     from llama_convert.cli.app import app
+    from llama_convert.cli.arguments import normalise
+    from llama_convert.cli.failures import WRONG_USAGE
 
-    status = app(arguments, standalone_mode=False, prog_name="llama-convert")
-    return status if isinstance(status, int) else 0
+    status = app(normalise(arguments) or ["--help"], standalone_mode=False, prog_name="llama-convert")
+    return (status if isinstance(status, int) else 0) if arguments else WRONG_USAGE
 
 
 def _tell(error: BaseException, *, as_json: bool) -> int:

@@ -15,7 +15,6 @@ from llama_convert.cli.verifying import verify
 
 app = Typer(
     name="llama-convert",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,

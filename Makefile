@@ -1,0 +1,56 @@
+# Everything sets itself up in .venv: `make demo` and `make test` need only python3 >= 3.10 and make.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+
+.PHONY: help demo test lint format compat bench embedded-model clean
+
+help:
+	@sed -n 's/^## //p' Makefile
+
+## make demo            convert the embedded model, prove the result, let both sides tell a story
+demo: $(VENV)/installed
+	$(BIN)/llama-convert demo
+
+## make test            all tests
+test: $(VENV)/developing
+	$(BIN)/python -m pytest
+
+## make lint            ruff and mypy --strict
+lint: $(VENV)/developing
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+## make format          rewrite the code in the project's format
+format: $(VENV)/developing
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+## make compat          the output in transformers 4.47 and 4.57, each in an environment of its own (2.4 GB)
+compat: $(VENV)/developing
+	$(BIN)/python tests/compat/run.py
+
+## make bench           full-size conversions against cp (60 GB of disk)
+bench: $(VENV)/developing
+	$(BIN)/python -m benchmarks.convert
+
+## make embedded-model  train the embedded model again (15 minutes)
+embedded-model: $(VENV)/developing
+	$(BIN)/python -m training.train
+
+clean:
+	rm -rf $(VENV)
+
+$(VENV)/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "python3 >= 3.10 is needed: make PYTHON=...")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/installed: $(VENV)/bin/python pyproject.toml constraints.txt
+	$(PIP) --editable .
+	touch $@
+
+$(VENV)/developing: $(VENV)/bin/python pyproject.toml constraints.txt
+	$(PIP) --editable '.[dev]'
+	touch $@ $(VENV)/installed
