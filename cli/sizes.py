@@ -8,7 +8,7 @@ from llama_convert.convert.containers.slices import FLOATS, DType
 from llama_convert.convert.errors import UsageError
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]I?|)B?", re.IGNORECASE)
+_SIZE = re.compile(r"(\d{1,15}(?:\.\d{1,15})?)\s*([KMGT]I?|)B?", re.IGNORECASE)
 _SHORT = {"fp32": "float32", "f32": "float32", "bf16": "bfloat16", "fp16": "float16", "f16": "float16"}
 
 
@@ -17,7 +17,7 @@ def parse_size(text: str) -> int:
     match = _SIZE.fullmatch(text.strip())
     nbytes = int(float(match[1]) * _UNITS[match[2].upper()]) if match else 0
     if nbytes < 1:
-        raise UsageError(f"{text}: not a size", advice="Give it as 5GB or 512MiB.")
+        raise UsageError(f"--shard-size {text}: not a size", advice="Give it as 5GB or 512MiB.")
     return nbytes
 
 

@@ -1,30 +1,29 @@
-"""Checksums held against the bytes while they are read: CRC-32 of every `.pth` record, listed digests."""
+"""Checksums held against the bytes as they are read: CRC-32 of every `.pth` record, listed digests."""
 
 from __future__ import annotations
 
 import os
 import zlib
-from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
+from threading import Lock
 
 from llama_convert.convert.checklist import mismatches, read_checklist
 from llama_convert.convert.checkpoint import Checkpoint
 from llama_convert.convert.containers.slices import Record
 from llama_convert.convert.errors import CheckpointError
 
-_CHUNK = 1 << 20
-# zlib and hashlib let go of the interpreter, so threads really run side by side.
-_WORKERS = min(4, os.cpu_count() or 1)
+_CHUNK = 4 << 20
+# hashlib lets go of the interpreter, so several files are really hashed side by side.
+_HASHERS = min(4, os.cpu_count() or 1)
 
 
 def crc32(record: Record) -> int:
-    """The CRC-32 of a record's bytes as they are now. Cost: one reading, several GB/s from the page cache."""
-    buffer = memoryview(bytearray(_CHUNK))
+    """The CRC-32 of a record's bytes as they are now. Cost: one reading; several GB/s from the page cache."""
+    buffer = memoryview(bytearray(min(_CHUNK, record.nbytes)))
     position, end, value = record.offset, record.offset + record.nbytes, 0
     with record.file.open("rb", buffering=0) as file:
         while position < end:
-            count = os.preadv(file.fileno(), [buffer[: min(_CHUNK, end - position)]], position)
+            count = os.preadv(file.fileno(), [buffer[: end - position]], position)
             if not count:
                 return -1
             value = zlib.crc32(buffer[:count], value)
@@ -33,17 +32,20 @@ def crc32(record: Record) -> int:
 
 
 class Checks:
-    """The checks of one run, in threads beside the moving of the bytes.
+    """The checks of one run. The threads that move the bytes report here what they read.
 
-    enabled: False checks nothing. Use as a context: leaving it on an error drops what has not started.
+    enabled: False checks nothing. damaged: a reported record is not what its file says. Use as a context:
+    leaving it on an error drops what has not started.
     """
 
     def __init__(self, source: Checkpoint, *, enabled: bool) -> None:
         self._source = source
         self._enabled = enabled
-        self._pool = ThreadPoolExecutor(_WORKERS, thread_name_prefix="check")
-        self._records: dict[Record, Future[int]] = {}
+        self._pool = ThreadPoolExecutor(_HASHERS, thread_name_prefix="digest")
         self._digests: list[Future[list[str]]] = []
+        self._lock = Lock()
+        self._found: dict[Record, int | None] = {}
+        self.damaged = False
 
     def __enter__(self) -> Checks:
         if self._enabled:
@@ -67,28 +69,33 @@ class Checks:
     def _mismatches(self, names: set[str]) -> list[str]:
         return list(mismatches(self._source.path, names))
 
-    def start(self, records: Iterable[Record]) -> None:
-        """Check these records too, each once however often it is read; those without a CRC are passed over."""
-        for record in records:
-            if self._enabled and record.crc32 is not None and record not in self._records:
-                self._records[record] = self._pool.submit(crc32, record)
+    def claim(self, record: Record | None) -> bool:
+        """Whether the caller is to check this record: it has a checksum, and nobody has claimed it before."""
+        if not self._enabled or record is None or record.crc32 is None:
+            return False
+        with self._lock:
+            first = record not in self._found
+            self._found.setdefault(record, None)
+        return first
 
-    def keep_pace(self) -> None:
-        """Wait for all records but the last few, so that their bytes are still in the page cache."""
-        for record in list(self._records)[: -2 * _WORKERS]:
-            self._records[record].result()
-
-    def damaged(self) -> bool:
-        """Whether a finished check failed."""
-        return any(future.done() and future.result() != record.crc32 for record, future in self._records.items())
+    def report(self, record: Record, value: int) -> None:
+        """The CRC-32 that a claimed record's bytes turned out to have."""
+        self._found[record] = value
+        self.damaged = self.damaged or value != record.crc32
 
     def finish(self) -> int:
-        """Wait for all checks; the number of records found right. CheckpointError with all that are not."""
+        """Wait for the digests; the number of records found right.
+
+        Raises CheckpointError with everything that is not: where one record is damaged, the ones that the
+        stopped run did not come to are read now, so that all are named.
+        """
+        if self.damaged:
+            self._check_the_rest()
         problems = [
             f"{record.file.name}: record {record.name} at offset {record.offset:,} has CRC-32 "
-            f"{future.result():08x}, stored is {record.crc32:08x}{self._names(record)}"
-            for record, future in self._records.items()
-            if future.result() != record.crc32
+            f"{value:08x}, stored is {record.crc32:08x}{self._names(record)}"
+            for record, value in self._found.items()
+            if value is not None and value != record.crc32
         ]
         problems += [problem for future in self._digests for problem in future.result()]
         if problems:
@@ -97,15 +104,16 @@ class Checks:
                 problems=problems,
                 advice="Fetch the named files again.",
             )
-        return len(self._records)
+        return len(self._found)
+
+    def _check_the_rest(self) -> None:
+        records = {tensor.record for file in self._source.files for tensor in file.tensors.values()}
+        for record in records:
+            if record is not None and record.crc32 is not None and self._found.get(record) is None:
+                self.report(record, crc32(record))
 
     def _names(self, record: Record) -> str:
         names = [
             name for file in self._source.files for name, tensor in file.tensors.items() if tensor.record == record
         ]
         return f" ({', '.join(names)})" if names else ""
-
-
-def listed_digests(folder: Path) -> dict[str, str]:
-    """What checklist.chk says, for the certificate."""
-    return read_checklist(folder)

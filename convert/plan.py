@@ -122,7 +122,7 @@ def make_plan(source: Checkpoint, target: Format, request: Request) -> Plan:
     or foreign tokenizer, special tokens that do not fit.
     """
     if target.writer is None:
-        raise UsageError(f"{target.title} ({target.name}) can be read but not written yet")
+        raise UsageError(f"{target.title} ({target.name}) can be read but not written yet", advice="Convert to hf.")
     made = expressions(source, target.rotary, request.dtype)
     side_files, notes = target.writer.side_files(source, request)
     files, index = target.writer.lay_out(

@@ -1,27 +1,47 @@
-"""A plan carried out: bytes moved by the kernel where they stay as they are, in blocks of rows elsewhere."""
+"""A plan carried out by several threads: every output byte has its place beforehand, so order does not matter.
+
+Bytes that stay as they are go through one small buffer, where their checksum is taken on the way. The
+kernel's copy_file_range would spare that buffer, but not the reading for the checksum; and where source and
+target do not lie alike within their pages, as records of a `.pth` never do, it takes twice the time. It is
+used where it wins: nothing to check, and pages that lie alike (then it may even share them).
+"""
 
 from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+import sys
+import zlib
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from queue import SimpleQueue
+from threading import Event
+from typing import TypeAlias
 
 import numpy as np
 
 from llama_convert.convert.arithmetic import cast, count_not_finite
 from llama_convert.convert.blocks import BLOCK_BYTES, Block, OpenFiles, blocks
+from llama_convert.convert.checkpoint import Checkpoint
 from llama_convert.convert.containers.slices import TensorSlice
 from llama_convert.convert.errors import SpaceError
 from llama_convert.convert.expressions import Cast, runs, slices
-from llama_convert.convert.integrity import Checks
+from llama_convert.convert.integrity import Checks, crc32
 from llama_convert.convert.plan import Plan, Step, WeightFile
 
+# More threads than this gain nothing: two saturate most disks, four the memory of a workstation.
+_WORKERS = min(4, os.cpu_count() or 1)
 # Bytes the kernel is asked to copy at once; small enough for progress and interruption to be felt.
 _KERNEL_BYTES = 64 << 20
+_PAGE = 4096
 # What copy_file_range answers where the file systems at hand cannot do it.
-_NO_KERNEL_COPY = {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM}
+_NO_KERNEL_COPY = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM)
+# Seconds a thread may hold the interpreter while others wait: moving bytes needs it often but for microseconds,
+# and the default of 5 ms would make it wait for the tokenizer's conversion every time.
+_TURN = 0.0005
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,96 +61,173 @@ class Unusual:
     overflowed: int
 
 
-def run(plan: Plan, folder: Path, checks: Checks) -> Iterator[Moved | Unusual]:
-    """Write the plan's weight files into the folder, yielding progress.
+Happening: TypeAlias = Moved | Unusual
+
+
+def run(plan: Plan, folder: Path, checks: Checks) -> Iterator[Happening]:
+    """Write the plan's weight files into the folder, yielding what happens as it happens.
 
     Every file is allocated whole first, so that a full disk shows at once (SpaceError). Stops early, without
     an error of its own, when a check has failed: `checks.finish` then says all that is wrong.
-    Memory: a few blocks of rows. Files are not yet synced.
+    Memory: a few blocks of rows for each thread. Files are not yet synced.
     """
-    with OpenFiles() as sources:
-        for file in plan.files:
-            yield from _write_file(file, folder, sources, checks)
+    events: SimpleQueue[Happening | Future[None]] = SimpleQueue()
+    with ExitStack() as stack:
+        sources = stack.enter_context(_opened(plan.source))
+        targets = [stack.enter_context(_created(file, folder)) for file in plan.files]
+        stack.enter_context(_short_turns())
+        stop = Event()
+        pool = stack.enter_context(_workers(stop))
+        mover = _Mover(sources, checks, stop, events.put)
+        waiting = 0
+        for file, target in zip(plan.files, targets, strict=True):
+            for step in file.steps:
+                pool.submit(mover.write, step, target).add_done_callback(events.put)
+                waiting += 1
+        while waiting:
+            event = events.get()
+            if isinstance(event, Future):
+                event.result()
+                waiting -= 1
+            else:
+                yield event
 
 
-def _write_file(file: WeightFile, folder: Path, sources: OpenFiles, checks: Checks) -> Iterator[Moved | Unusual]:
+@contextmanager
+def _opened(source: Checkpoint) -> Iterator[OpenFiles]:
+    with OpenFiles() as files:
+        for file in source.files:  # beforehand: threads only look them up
+            files.descriptor(file.path)
+        yield files
+
+
+@contextmanager
+def _created(file: WeightFile, folder: Path) -> Iterator[int]:
+    """The file's descriptor, with its header written and room for all of it."""
     with (folder / file.name).open("xb", buffering=0) as output:
-        target = output.fileno()
-        _allocate(target, file, folder)
-        os.pwrite(target, file.header, 0)
-        for step in file.steps:
-            checks.start(tensor.record for tensor in slices(step.expression) if tensor.record is not None)
-            if checks.damaged():
-                continue
-            yield from _write_tensor(step, target, sources)
-            checks.keep_pace()
-
-
-def _allocate(target: int, file: WeightFile, folder: Path) -> None:
-    try:
-        if hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(target, 0, file.size)
-        else:
-            os.ftruncate(target, file.size)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise
-        raise SpaceError(
-            f"{folder / file.name}: no room for its {file.size:,} bytes",
-            advice="Free some space, or choose another disk.",
-        ) from error
-
-
-def _write_tensor(step: Step, target: int, sources: OpenFiles) -> Iterator[Moved | Unusual]:
-    pieces = runs(step.expression)
-    if pieces is None:
-        yield from _write_blocks(step, target, sources)
-        return
-    position = step.offset
-    for piece in pieces:
-        for count in _copy(piece, target, position, sources):
-            yield Moved(step.name, count)
-        position += piece.nbytes
-
-
-def _copy(piece: TensorSlice, target: int, position: int, sources: OpenFiles) -> Iterator[int]:
-    """The slice's bytes to `position`: inside the kernel, or through a buffer where that cannot be."""
-    source, done = sources.descriptor(piece.file), 0
-    while done < piece.nbytes:
         try:
-            count = os.copy_file_range(
-                source, target, min(piece.nbytes - done, _KERNEL_BYTES), piece.offset + done, position + done
-            )
-        except (OSError, AttributeError) as error:
-            if isinstance(error, OSError) and error.errno not in _NO_KERNEL_COPY:
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(output.fileno(), 0, file.size)
+            else:
+                output.truncate(file.size)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                 raise
-            count = 0
-        count = count or _copy_block(piece, done, target, position, sources)
-        yield count
-        done += count
+            raise SpaceError(
+                f"{folder / file.name}: no room for its {file.size:,} bytes",
+                advice="Free some space, or choose another disk.",
+            ) from error
+        output.write(file.header)
+        yield output.fileno()
 
 
-def _copy_block(piece: TensorSlice, done: int, target: int, position: int, sources: OpenFiles) -> int:
-    block = np.empty(min(piece.nbytes - done, BLOCK_BYTES), np.uint8)
-    sources.read_into(piece.file, piece.offset + done, block)
-    _write(target, block, position + done)
-    return block.nbytes
+@contextmanager
+def _short_turns() -> Iterator[None]:
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(_TURN)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(before)
 
 
-def _write_blocks(step: Step, target: int, sources: OpenFiles) -> Iterator[Moved | Unusual]:
-    position = step.offset
-    cast_to = step.expression if isinstance(step.expression, Cast) else None
-    before = after = 0
-    for block in blocks(cast_to.source if cast_to else step.expression, sources):
-        if cast_to:
-            before += count_not_finite(block, cast_to.source.dtype)
-            block = cast(block, cast_to.source.dtype, cast_to.dtype)
-            after += count_not_finite(block, cast_to.dtype)
-        _write(target, block, position)
-        position += block.nbytes
-        yield Moved(step.name, block.nbytes)
-    if after:
-        yield Unusual(step.name, before, after - before)
+@contextmanager
+def _workers(stop: Event) -> Iterator[ThreadPoolExecutor]:
+    """Threads that are told to stop, and waited for, when the block is left for whatever reason."""
+    pool = ThreadPoolExecutor(_WORKERS, thread_name_prefix="move")
+    try:
+        yield pool
+    finally:
+        stop.set()
+        pool.shutdown(cancel_futures=True)
+
+
+@dataclass(frozen=True, slots=True)
+class _Mover:
+    """Writes one tensor at a time, in as many threads as there are."""
+
+    sources: OpenFiles
+    checks: Checks
+    stop: Event
+    tell: Callable[[Happening], None]
+
+    def write(self, step: Step, target: int) -> None:
+        """All bytes of an output tensor to its place; nothing more once the run is to stop."""
+        pieces = runs(step.expression)
+        if pieces is None:
+            self._write_blocks(step, target)
+        else:
+            position = step.offset
+            for piece in pieces:
+                self._write_piece(step, piece, target, position)
+                position += piece.nbytes
+        for tensor in slices(step.expression):
+            if not self._stopped() and tensor.record is not None and self.checks.claim(tensor.record):
+                self.checks.report(tensor.record, crc32(tensor.record))
+
+    def _stopped(self) -> bool:
+        return self.stop.is_set() or self.checks.damaged
+
+    def _write_piece(self, step: Step, piece: TensorSlice, target: int, position: int) -> None:
+        record = piece.record
+        whole = record is not None and (record.offset, record.nbytes) == (piece.offset, piece.nbytes)
+        if record is not None and whole and self.checks.claim(record):
+            value = self._copy(step, piece, target, position, checked=True)
+            if value is not None:
+                self.checks.report(record, value)
+        elif (piece.offset - position) % _PAGE or not self._copy_in_kernel(step, piece, target, position):
+            self._copy(step, piece, target, position, checked=False)
+
+    def _copy(self, step: Step, piece: TensorSlice, target: int, position: int, *, checked: bool) -> int | None:
+        """The piece through a buffer; its CRC-32 where that is wanted and the end was reached."""
+        buffer: Block = np.empty(min(BLOCK_BYTES, piece.nbytes), np.uint8)
+        done = value = 0
+        while done < piece.nbytes:
+            if self._stopped():
+                return None
+            block = buffer[: piece.nbytes - done]
+            self.sources.read_into(piece.file, piece.offset + done, block)
+            value = zlib.crc32(block.data, value) if checked else 0
+            _write(target, block, position + done)
+            done += block.nbytes
+            self.tell(Moved(step.name, block.nbytes))
+        return value
+
+    def _copy_in_kernel(self, step: Step, piece: TensorSlice, target: int, position: int) -> bool:
+        """The piece without its bytes entering the process; False where the system cannot do that."""
+        if not hasattr(os, "copy_file_range"):
+            return False
+        source, done = self.sources.descriptor(piece.file), 0
+        while done < piece.nbytes and not self._stopped():
+            length = min(piece.nbytes - done, _KERNEL_BYTES)
+            try:
+                count = os.copy_file_range(source, target, length, piece.offset + done, position + done)
+            except OSError as error:
+                if done or error.errno not in _NO_KERNEL_COPY:
+                    raise
+                return False
+            if not count:
+                return False
+            done += count
+            self.tell(Moved(step.name, count))
+        return True
+
+    def _write_blocks(self, step: Step, target: int) -> None:
+        position = step.offset
+        cast_to = step.expression if isinstance(step.expression, Cast) else None
+        before = after = 0
+        for block in blocks(cast_to.source if cast_to else step.expression, self.sources):
+            if self._stopped():
+                return
+            if cast_to:
+                before += count_not_finite(block, cast_to.source.dtype)
+                block = cast(block, cast_to.source.dtype, cast_to.dtype)
+                after += count_not_finite(block, cast_to.dtype)
+            _write(target, block, position)
+            position += block.nbytes
+            self.tell(Moved(step.name, block.nbytes))
+        if after:
+            self.tell(Unusual(step.name, before, after - before))
 
 
 def _write(target: int, block: Block, position: int) -> None:

@@ -62,18 +62,21 @@ HARD_STRINGS = (
     "\u202eright to left\u202c \u2066x\u2069",
 )
 
-MIXTURES = 2000
+MIXTURES = 2000  # of each kind
 _LENGTH = 8
+_SHORT = 3
 
 
 def corpus(words: Sequence[str]) -> Iterator[str]:
     """Hard strings, then every word of a vocabulary, then words strung together; the same on every run.
 
-    A word by itself shows tokens that are not reached by merges; words strung together show in which order
-    merges are made.
+    A word by itself shows tokens that merges do not reach; words strung together, long ones and short ones
+    without the spaces that keep them apart, show in which order merges are made.
     """
     yield from HARD_STRINGS
     yield from words
+    short = [word.strip() for word in words if 0 < len(word.strip()) <= _SHORT and word.strip().isalpha()]
     source = random.Random(0)
-    for _ in range(MIXTURES if words else 0):
-        yield "".join(source.choices(words, k=_LENGTH))
+    for kind in (words, short):
+        for _ in range(MIXTURES if kind else 0):
+            yield "".join(source.choices(kind, k=_LENGTH))

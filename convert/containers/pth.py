@@ -15,17 +15,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from llama_convert.convert.containers.slices import ByteSource, Record, TensorFile, TensorSlice
-from llama_convert.convert.containers.unpickler import PickleError, Storage, StoredTensor, unpickle
+from llama_convert.convert.containers.unpickler import LONGEST_PICKLE, PickleError, Storage, StoredTensor, unpickle
 from llama_convert.convert.errors import CheckpointError
 
 _ZIP_START = b"PK\x03\x04"
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001
 _LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, 22 bytes also found in the directory, name and extra lengths
-_LARGEST_PICKLE = 256 << 20  # bytes; the 405B's is 0.4 MB a shard
 _LOOKALIKES = {
     b"version https://git-lfs": (
-        "a Git LFS pointer, not the file itself",
+        "a Git LFS pointer",
         "Fetch the real file: git lfs pull",
     ),
     b"<!doctype html": ("an HTML page", "The download was answered by a web page; fetch the file again."),
@@ -103,7 +102,7 @@ def _read_zip(source: ByteSource) -> _Contents:
     records = {name: _record(source, info) for name, info in entries.items()}
     _check_byte_order(source, records.get(f"{stem}/byteorder"))
     pickle = records[f"{stem}/data.pkl"]
-    if pickle.nbytes > _LARGEST_PICKLE:
+    if pickle.nbytes > LONGEST_PICKLE:
         raise _fail(source, f"its pickle claims {pickle.nbytes:,} bytes, which no checkpoint needs")
     root = _unpickle(source, io.BytesIO(source.read(pickle.offset, pickle.nbytes)))
     prefix = f"{stem}/data/"
@@ -120,6 +119,7 @@ def _open_zip(source: ByteSource) -> zipfile.ZipFile:
         OSError,
         ValueError,
         NotImplementedError,
+        OverflowError,
         struct.error,
         UnicodeError,
     ) as error:
@@ -150,7 +150,7 @@ def _stem(source: ByteSource, entries: Mapping[str, zipfile.ZipInfo]) -> str:
     if len(stems) != 1:
         raise _fail(
             source,
-            "a zip archive, but not one that torch.save wrote: it has no data.pkl",
+            f"a zip archive, but not one that torch.save wrote: it has {len(stems) or 'no'} data.pkl",
             "Is this the right file?",
         )
     return stems[0]
@@ -158,7 +158,8 @@ def _stem(source: ByteSource, entries: Mapping[str, zipfile.ZipInfo]) -> str:
 
 def _record(source: ByteSource, info: zipfile.ZipInfo) -> Record:
     """Where a record's bytes start: behind its local header, whose length only the header itself tells."""
-    header = source.read(info.header_offset, _LOCAL_HEADER.size)
+    inside = 0 <= info.header_offset < source.size
+    header = source.read(info.header_offset, _LOCAL_HEADER.size) if inside else b""
     if len(header) < _LOCAL_HEADER.size or not header.startswith(_ZIP_START):
         raise _fail(
             source,
@@ -194,6 +195,8 @@ def _read_legacy(source: ByteSource, start: bytes) -> _Contents:
     _unpickle(source, stream)
     root = _unpickle(source, stream)
     keys = _unpickle(source, stream)
+    if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys) or len(set(keys)) < len(keys):
+        raise _fail(source, "damaged: its list of storages is none")
     sizes = {tensor.storage.key: tensor.storage for tensor in _stored(source, root).values()}
     return _Contents(root, dict(_legacy_records(source, stream, keys, sizes)), None, None)
 
@@ -207,10 +210,10 @@ def _refuse_lookalikes(source: ByteSource, start: bytes) -> None:
 
 
 def _legacy_records(
-    source: ByteSource, stream: io.BufferedReader[_Reader], keys: Any, storages: Mapping[str, Storage]
+    source: ByteSource, stream: io.BufferedReader[_Reader], keys: list[str], storages: Mapping[str, Storage]
 ) -> Iterator[tuple[str, Record]]:
     for key in keys:
-        storage = storages.get(str(key))
+        storage = storages.get(key)
         if storage is None:
             raise _fail(source, f"storage {key} belongs to no tensor")
         count = stream.read(8)
@@ -223,7 +226,7 @@ def _legacy_records(
                 source,
                 f"storage {key} says {int.from_bytes(count, 'little')} elements, its tensors {storage.elements}",
             )
-        yield storage.key, Record(file=source.path, name=str(key), offset=offset, nbytes=nbytes, crc32=None)
+        yield storage.key, Record(file=source.path, name=key, offset=offset, nbytes=nbytes, crc32=None)
         stream.seek(offset + nbytes)
 
 

@@ -7,6 +7,7 @@ without gaps. Our headers are byte for byte those of the safetensors library (sa
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
@@ -16,6 +17,7 @@ from llama_convert.convert.containers.slices import ByteSource, DType, TensorFil
 from llama_convert.convert.errors import CheckpointError
 
 _LARGEST_HEADER = 100_000_000  # bytes; the library's own limit
+_MOST_DIMENSIONS = 64
 _CODES = {dtype.code: dtype for dtype in DType}
 # The library puts types of wider elements first, so that every tensor starts aligned to its element.
 _ORDER = [
@@ -61,7 +63,7 @@ def read_safetensors(source: ByteSource) -> TensorFile:
     """
     header, start = _header(source)
     metadata = header.pop("__metadata__", None)
-    problems: list[str] = []
+    problems: list[str] = [] if metadata is None or _is_text(metadata) else ["__metadata__: not an object of texts"]
     tensors = {}
     for name, entry in header.items():
         try:
@@ -84,7 +86,8 @@ def _header(source: ByteSource) -> tuple[dict[str, Any], int]:
             advice="Fetch the file again.",
         )
     try:
-        header = json.loads(source.read(8, length), object_pairs_hook=_unique)
+        # Decoded here: json.loads would take bytes for UTF-16 where they look like it.
+        header = json.loads(source.read(8, length).decode(), object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:
         raise CheckpointError(
             f"{source.path}: unreadable safetensors header: {error}", advice="Fetch the file again."
@@ -99,19 +102,32 @@ def _header(source: ByteSource) -> tuple[dict[str, Any], int]:
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     entries = dict(pairs)
     if len(entries) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError("names given twice: " + ", ".join(sorted({name for name in names if names.count(name) > 1})))
+        counts = Counter(name for name, _ in pairs)
+        raise ValueError("names given twice: " + ", ".join(sorted(name for name in counts if counts[name] > 1)[:50]))
+    "".join(entries).encode()  # JSON can escape halves of characters, which nothing can print
     return entries
 
 
 def _slice(source: ByteSource, start: int, entry: dict[str, Any]) -> TensorSlice:
     if entry["dtype"] not in _CODES:
-        raise ValueError(f"unknown dtype {entry['dtype']}")
-    dtype, shape = _CODES[entry["dtype"]], tuple(int(size) for size in entry["shape"])
-    begin, end = entry["data_offsets"]
-    if min(shape, default=0) < 0 or prod(shape) * dtype.nbytes != end - begin:
+        raise ValueError(f"unknown dtype {entry['dtype']!r:.80}")
+    dtype, shape = _CODES[entry["dtype"]], tuple(_sizes(entry["shape"]))
+    begin, end = _sizes(entry["data_offsets"])
+    if prod(shape) * dtype.nbytes != end - begin:
         raise ValueError(f"{dtype.code} {list(shape)} does not fill bytes {begin} to {end}")
     return TensorSlice(file=source.path, offset=start + begin, dtype=dtype, shape=shape)
+
+
+def _sizes(numbers: Any) -> list[int]:
+    if not isinstance(numbers, list) or len(numbers) > _MOST_DIMENSIONS:
+        raise ValueError("shape and data_offsets are no short lists")
+    if not all(type(number) is int and 0 <= number < 1 << 63 for number in numbers):
+        raise ValueError("shape and data_offsets are not all sizes")
+    return numbers
+
+
+def _is_text(metadata: Any) -> bool:
+    return isinstance(metadata, dict) and all(isinstance(value, str) for value in metadata.values())
 
 
 def _gaps(tensors: dict[str, TensorSlice], start: int, size: int) -> list[str]:

@@ -8,7 +8,7 @@ collected by name and refused. Sources: CPython Lib/pickletools.py; torch/serial
 from __future__ import annotations
 
 import pickletools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import IO, Any
 
@@ -50,6 +50,15 @@ class Refused:
     """Stands for the result of anything that was not allowed; never reaches a caller."""
 
 
+# What one pickle may have: bounds against files made to exhaust whoever opens them. The 405B's pickles have
+# 0.4 MB, names of under 100 characters, and tensors of two dimensions.
+LONGEST_PICKLE = 16 << 20  # bytes
+_LONGEST_ARGUMENT = 1 << 20  # bytes that one instruction carries with it
+_LONGEST_NAME = 200  # characters of `module name`
+_MOST_DIMENSIONS = 64  # torch's own limit
+_MOST_ARGUMENTS = 16
+_MOST_REFUSALS = 50  # names in one message
+
 _STORAGE_TYPES = {
     "torch DoubleStorage": DType.FLOAT64,
     "torch FloatStorage": DType.FLOAT32,
@@ -82,10 +91,20 @@ def _tensor_of_dtype(
 
 
 def _view(storage: Storage, dtype: DType, offset: int, shape: tuple[int, ...], strides: tuple[int, ...]) -> Any:
-    numbers = (offset, *shape, *strides)
-    if len(shape) != len(strides) or any(type(number) is not int or number < 0 for number in numbers):
-        raise PickleError(f"damaged pickle: a tensor of shape {shape} with strides {strides}")
+    if not (isinstance(storage, Storage) and isinstance(shape, tuple) and isinstance(strides, tuple)):
+        raise PickleError("damaged pickle: a tensor without storage, shape or strides")
+    if len(shape) != len(strides) or len(shape) > _MOST_DIMENSIONS:
+        raise PickleError(f"damaged pickle: a tensor of {len(shape)} dimensions with {len(strides)} strides")
+    if any(type(number) is not int or number < 0 for number in (offset, *shape, *strides)):
+        raise PickleError("damaged pickle: a tensor whose offset, shape or strides are no sizes")
     return StoredTensor(storage, dtype, offset, shape, strides)
+
+
+def _empty_dict(*contents: object) -> dict[Any, Any]:
+    # Filled by later instructions; with contents as an argument, few bytes could ask for many copies.
+    if contents:
+        raise PickleError("a dict filled by its constructor, which torch.save never writes")
+    return {}
 
 
 _FUNCTIONS: Mapping[str, Callable[..., Any]] = {
@@ -94,9 +113,11 @@ _FUNCTIONS: Mapping[str, Callable[..., Any]] = {
     "torch._utils _rebuild_tensor_v3": _tensor_of_dtype,
     "torch._utils _rebuild_parameter": lambda data, *_: data,
     "torch._utils _rebuild_parameter_with_state": lambda data, *_: data,
-    # Filled by later instructions; with contents as an argument, few bytes could ask for many copies.
-    "collections OrderedDict": dict,
+    "collections OrderedDict": _empty_dict,
 }
+_KNOWN = frozenset((*_FUNCTIONS, *_STORAGE_TYPES, *_DTYPES))
+# Nothing nested: the hash of a tuple of tuples can take forever, or the process with it when they are deep.
+_KEYS = (str, bytes, int, float, type(None), Global, Refused)
 
 _MARK = object()
 _LITERALS: Mapping[str, Callable[[], Any]] = {
@@ -115,6 +136,25 @@ _SHORT_TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 _IGNORED = frozenset(("PROTO", "FRAME"))
 
 
+class _Bounded:
+    """The stream as far as one honest pickle can reach; nothing is allocated for lengths it only claims."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream = stream
+        self._left = LONGEST_PICKLE
+
+    def read(self, count: int) -> bytes:
+        if count > min(_LONGEST_ARGUMENT, self._left):
+            raise PickleError(f"damaged pickle: an instruction claims {count:,} bytes")
+        self._left -= count
+        return self._stream.read(count)
+
+    def readline(self) -> bytes:
+        line = self._stream.readline(min(_LONGEST_ARGUMENT, self._left))
+        self._left -= len(line)
+        return line
+
+
 def unpickle(stream: IO[bytes]) -> Any:
     """The object a pickle describes, made of plain data; the stream is left right after it.
 
@@ -122,17 +162,23 @@ def unpickle(stream: IO[bytes]) -> Any:
     tensors' (all of them listed). Cost: a few microseconds an instruction, memory as the pickle's size.
     """
     machine = _Machine()
+    value, problem = None, None
     try:
-        for opcode, argument, _ in pickletools.genops(stream):
+        for opcode, argument, _ in pickletools.genops(_Bounded(stream)):  # type: ignore[arg-type]
             if opcode.name == "STOP":
-                return machine.result()
+                break
             machine.step(opcode.name, argument)
-    except PickleError:
-        raise
+        (value,) = machine.stack
+    except PickleError as error:
+        problem = error
     except (ValueError, IndexError, KeyError, TypeError, AttributeError, RecursionError) as error:
         # A damaged stream breaks the stack machine in any of these ways; none is a fault of ours.
-        raise PickleError(f"damaged pickle: {error}") from error
-    raise PickleError("the pickle has no end")
+        problem = PickleError(f"damaged pickle: {error}")
+    if machine.refused:
+        raise machine.refusal() from problem
+    if problem:
+        raise problem
+    return value
 
 
 class _Machine:
@@ -143,14 +189,11 @@ class _Machine:
         self.memo: dict[int, Any] = {}
         self.refused: dict[str, None] = {}
 
-    def result(self) -> Any:
-        if self.refused:
-            raise PickleError(
-                "its pickle asks for what no checkpoint needs: "
-                + ", ".join(self.refused).replace(" ", ".").replace(",.", ", ")
-            )
-        (value,) = self.stack
-        return value
+    def refusal(self) -> PickleError:
+        """All that was named and not allowed; such names may hold anything, also what moves a terminal's cursor."""
+        names = [name.replace(" ", ".").encode("unicode_escape").decode() for name in self.refused]
+        more = f" and {len(names) - _MOST_REFUSALS} more" if len(names) > _MOST_REFUSALS else ""
+        return PickleError("its pickle asks for what no checkpoint needs: " + ", ".join(names[:_MOST_REFUSALS]) + more)
 
     def step(self, name: str, argument: Any) -> None:
         if name in _VALUES:
@@ -191,11 +234,21 @@ class _Machine:
         self.stack.append(tuple(self._pop_to_mark()))
 
     def do_global(self, argument: str) -> None:
+        if len(argument) > _LONGEST_NAME:
+            raise PickleError(f"damaged pickle: a name of {len(argument):,} characters")
+        if argument not in _KNOWN:
+            self.refused[argument] = None
         self.stack.append(Global(argument))
 
     def do_stack_global(self, _: Any) -> None:
         module, name = self._pop(2)
-        self.stack.append(Global(f"{module} {name}"))
+        if not (isinstance(module, str) and isinstance(name, str)):
+            raise PickleError("damaged pickle: a name that is no text")
+        self.do_global(f"{module} {name}")
+
+    def do_inst(self, argument: str) -> None:
+        self.do_global(argument)
+        raise PickleError("the pickle has an instruction no checkpoint needs: INST")
 
     def do_binput(self, index: int) -> None:
         self.memo[index] = self.stack[-1]
@@ -219,12 +272,18 @@ class _Machine:
         self._top(list).extend(values)
 
     def do_setitem(self, _: Any) -> None:
-        key, value = self._pop(2)
-        self._top(dict)[key] = value
+        self._fill([tuple(self._pop(2))])
 
     def do_setitems(self, _: Any) -> None:
         values = self._pop_to_mark()
-        self._top(dict).update(zip(values[::2], values[1::2], strict=True))
+        self._fill(zip(values[::2], values[1::2], strict=True))
+
+    def _fill(self, entries: Iterable[tuple[Any, Any]]) -> None:
+        top = self._top(dict)
+        for key, value in entries:
+            if not isinstance(key, _KEYS):
+                raise PickleError(f"damaged pickle: a {type(key).__name__} as key of a dict")
+            top[key] = value
 
     def _top(self, kind: type) -> Any:
         top = self.stack[-1]
@@ -244,14 +303,16 @@ class _Machine:
         # State set on an object: torch keeps `_metadata` on ordered dicts, which no weight needs.
         self._pop(1)
 
-    def _call(self, function: Any, arguments: tuple[Any, ...]) -> Any:
-        name = function.name if isinstance(function, Global) else repr(function)[:80]
-        if name in _FUNCTIONS:
+    def _call(self, function: Any, arguments: Any) -> Any:
+        if not isinstance(function, Global) or not isinstance(arguments, tuple) or len(arguments) > _MOST_ARGUMENTS:
+            if not isinstance(function, Refused):
+                raise PickleError("damaged pickle: a call of what is no function, or with what are no arguments")
+        elif function.name in _FUNCTIONS:
             values = [_DTYPES.get(a.name, a) if isinstance(a, Global) else a for a in arguments]
             if not any(isinstance(value, Refused) for value in values):
-                return _FUNCTIONS[name](*values)
+                return _FUNCTIONS[function.name](*values)
         else:
-            self.refused[name] = None
+            self.refused[function.name] = None
         return Refused()
 
     def do_binpersid(self, _: Any) -> None:
@@ -266,6 +327,8 @@ class _Machine:
         if storage_type.name not in _STORAGE_TYPES:
             self.refused[storage_type.name] = None
             return Refused()
+        if not isinstance(key, str) or type(elements) is not int or elements < 0:
+            raise PickleError("damaged pickle: a storage without key or size")
         if view and view[0] is not None:
             raise PickleError("views of storages (torch before 0.4) are not supported")
-        return Storage(str(key), _STORAGE_TYPES[storage_type.name], int(elements))
+        return Storage(key, _STORAGE_TYPES[storage_type.name], elements)

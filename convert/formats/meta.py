@@ -43,6 +43,7 @@ def open_meta(folder: Path, llama_version: str | None) -> Checkpoint:
     kv_copies = copies_of_kv_heads(merged, params)
     tied = is_tied(merged)
     evidence = _evidence(params, tokenizer, tied)
+    _check_tokenizer(evidence, tokenizer)
     versions = confirm(llama_version, fitting(evidence), evidence)
     config = LlamaConfig(
         hidden_size=params.hidden_size,
@@ -117,6 +118,15 @@ def _tokenizer(folder: Path) -> TokenizerFile | None:
         if path.is_file():
             return TokenizerFile(sniff(path), path)
     return None
+
+
+def _check_tokenizer(evidence: Evidence, tokenizer: TokenizerFile | None) -> None:
+    if tokenizer and tokenizer.kind is TokenizerKind.SENTENCEPIECE and evidence.scaled:
+        raise CheckpointError(
+            f"{tokenizer.path}: the wrong tokenizer: a SentencePiece model, as up to Llama 2, "
+            "but params.json says use_scaled_rope, as from Llama 3.1 on",
+            advice="Copy the tokenizer.model that came with these weights into their folder.",
+        )
 
 
 def _evidence(params: Params, tokenizer: TokenizerFile | None, tied: bool) -> Evidence:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,9 @@ from llama_convert.convert.errors import CheckpointError
 from llama_convert.convert.tokenizers.kinds import TokenizerKind
 
 _REQUIRED = ("dim", "n_layers", "n_heads", "norm_eps")
+_WHOLE = ("dim", "n_layers", "n_heads", "n_kv_heads", "vocab_size", "multiple_of")
+_REAL = ("norm_eps", "rope_theta", "ffn_dim_multiplier")
+_MOST_LAYERS = 10_000  # the 405B has 126
 _FOREIGN = {
     "quantization_args": "a quantised checkpoint (int4 or int8 weights)",
     "lora_args": "a quantised checkpoint with LoRA adapters",
@@ -62,19 +66,21 @@ def read_params(folder: Path) -> Params:
     path = folder / "params.json"
     values = _load(path)
     _refuse_foreign(path, values)
-    missing = [name for name in _REQUIRED if not isinstance(values.get(name), (int, float))]
+    missing = [name for name in _REQUIRED if values.get(name) is None]
     if missing:
         raise CheckpointError(
             f"{path}: lacks {', '.join(missing)}",
             advice="Download params.json again; no size is ever guessed.",
         )
+    if problems := list(_no_numbers(values)):
+        raise CheckpointError(f"{path}: impossible sizes", problems=problems, advice="Download params.json again.")
     params = Params(
         path=path,
         hidden_size=int(values["dim"]),
         layers=int(values["n_layers"]),
         heads=int(values["n_heads"]),
         kv_heads=values.get("n_kv_heads"),
-        vocab_size=values["vocab_size"] if values.get("vocab_size", -1) > 0 else None,
+        vocab_size=values["vocab_size"] if (values.get("vocab_size") or -1) > 0 else None,
         intermediate_size=_intermediate_size(values),
         norm_eps=float(values["norm_eps"]),
         rope_theta=values.get("rope_theta"),
@@ -87,16 +93,29 @@ def read_params(folder: Path) -> Params:
 def _load(path: Path) -> Mapping[str, Any]:
     try:
         values = json.loads(path.read_bytes())
-        values = values.get("model", values)
+        if isinstance(values, dict):
+            values = values.get("model", values)
         if not isinstance(values, dict):
             raise ValueError("it holds no object of sizes")
     except FileNotFoundError as error:
         raise CheckpointError(
             f"{path}: missing", advice="Download params.json into the folder of the shards."
         ) from error
-    except (ValueError, AttributeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: unreadable: {error}", advice="Download params.json again.") from error
     return values
+
+
+def _no_numbers(values: Mapping[str, Any]) -> Iterator[str]:
+    """One sentence for every size or constant of a wrong type; true and false are none in JSON."""
+    for name in (*_WHOLE, *_REAL):
+        value = values.get(name)
+        if value is None:
+            continue
+        if name in _WHOLE and type(value) is not int:
+            yield f"{name} is {value!r}, wanted a whole number"
+        elif type(value) not in (int, float) or not isfinite(value) or (name in _REAL and value <= 0):
+            yield f"{name} is {value!r}, wanted a number above zero"
 
 
 def _refuse_foreign(path: Path, values: Mapping[str, Any]) -> None:
@@ -122,6 +141,8 @@ def _check_sizes(params: Params) -> None:
     problems = []
     if min(params.hidden_size, params.layers, params.heads) < 1:
         problems.append("dim, n_layers and n_heads must be at least 1")
+    elif params.layers > _MOST_LAYERS:
+        problems.append(f"n_layers {params.layers} is more than any model has")
     elif params.hidden_size % params.heads or params.head_dim % 2:
         problems.append(f"dim {params.hidden_size} does not divide into {params.heads} heads of even size")
     if params.kv_heads is not None and (params.kv_heads < 1 or params.heads % params.kv_heads):

@@ -37,6 +37,7 @@ def merge(form: Format, files: Sequence[TensorFile], params: Params) -> dict[Wei
     """
     _refuse_foreign(files)
     _check_names(form, files, params)
+    _check_kinds(form, files, params)
     _check_shard_count(form, files, params)
     parts = {
         weight: Parts(tuple(file.tensors[form.name_of(weight)] for file in files), _axis(weight, form, files, params))
@@ -76,21 +77,42 @@ def _refuse_foreign(files: Sequence[TensorFile]) -> None:
 
 def _check_names(form: Format, files: Sequence[TensorFile], params: Params) -> None:
     expected = {form.name_of(weight) for weight in _expected(params)}
-    problems = []
-    for file in files:
-        names = {name for name in file.tensors if not form.ignores(name)}
-        problems += [f"missing  {name} in {file.path.name}" for name in sorted(expected - names)]
-        problems += [f"unknown  {name} in {file.path.name}" for name in sorted(names - expected)]
-        problems += [
-            f"dtype    {name} in {file.path.name} is {tensor.dtype.label}, no float type of weights"
-            for name, tensor in file.tensors.items()
-            if name in expected and tensor.dtype not in FLOATS
-        ]
+    known = {file.path.name: {name for name in file.tensors if not form.ignores(name)} for file in files}
+    missing = {name: [file for file, names in known.items() if name not in names] for name in expected}
+    unknown = {
+        name: [file for file, names in known.items() if name in names]
+        for name in set().union(*known.values()) - expected
+    }
+    problems = [f"missing  {name} in {_listed(shards, files)}" for name, shards in sorted(missing.items()) if shards]
+    problems += [f"unknown  {name} in {_listed(shards, files)}" for name, shards in sorted(unknown.items())]
     if problems:
         raise CheckpointError(
             f"{files[0].path.parent}: this is not a complete Meta checkpoint ({len(problems)} problems)",
             problems=problems,
             advice=f"{params.path} says {params.layers} layers. Is it the one of these shards?",
+        )
+
+
+def _listed(names: Sequence[str], files: Sequence[TensorFile]) -> str:
+    return "every shard" if len(names) == len(files) > 1 else ", ".join(names)
+
+
+def _check_kinds(form: Format, files: Sequence[TensorFile], params: Params) -> None:
+    """Element types of weights, and as many axes as a vector or a matrix has: later checks go by the shapes."""
+    problems = []
+    for file in files:
+        for weight in _expected(params):
+            tensor, axes = file.tensors[form.name_of(weight)], 1 if weight.role in NORM_ROLES else 2
+            if tensor.dtype not in FLOATS or len(tensor.shape) != axes:
+                problems.append(
+                    f"{form.name_of(weight)} in {file.path.name} is {tensor.dtype.label} {tensor.shape}, "
+                    f"wanted {' or '.join(dtype.label for dtype in FLOATS)} with {axes} axes"
+                )
+    if problems:
+        raise CheckpointError(
+            f"{files[0].path.parent}: tensors that are no weights of a Llama ({len(problems)} problems)",
+            problems=problems,
+            advice="Were the files changed since Meta released them? Fetch them again.",
         )
 
 

@@ -1,0 +1,59 @@
+"""Bytes of tensors, and how files are damaged."""
+
+from __future__ import annotations
+
+from math import prod
+from pathlib import Path
+
+import numpy as np
+import torch
+from hypothesis import strategies as st
+from torch import Tensor
+
+from llama_convert.convert.containers.slices import DType, TensorSlice
+
+EDITS = st.lists(
+    st.tuples(
+        st.sampled_from(["flip", "insert", "delete", "truncate", "repeat"]),
+        st.floats(0, 1, exclude_max=True),
+        st.integers(1, 255),
+        st.binary(min_size=1, max_size=12),
+    ),
+    min_size=1,
+    max_size=5,
+)
+
+
+def edited(data: bytes, edits: list[tuple[str, float, int, bytes]]) -> bytes:
+    """The data after these edits; places are fractions of its length at that moment."""
+    for kind, fraction, number, piece in edits:
+        place = int(fraction * len(data))
+        data = {
+            "flip": lambda data, at, number, _: data[:at] + bytes([data[at] ^ number]) + data[at + 1 :],
+            "insert": lambda data, at, _, piece: data[:at] + piece + data[at:],
+            "delete": lambda data, at, number, _: data[:at] + data[at + number :],
+            "truncate": lambda data, at, *_: data[:at],
+            "repeat": lambda data, at, number, _: data[: at + number] + data[at:],
+        }[kind](data or b"\0", place, number, piece)
+    return data
+
+
+def raw(tensor: Tensor) -> bytes:
+    """The elements' bytes in order."""
+    return tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes() if tensor.numel() else b""
+
+
+def dtype_of(tensor: Tensor) -> DType:
+    return next(dtype for dtype in DType if getattr(torch, dtype.label) is tensor.dtype)
+
+
+def gather(tensor: TensorSlice) -> bytes:
+    """The elements' bytes in order, picked by offset and strides: the slowest and plainest way."""
+    content = np.frombuffer(Path(tensor.file).read_bytes(), np.uint8)
+    strides = tensor.strides or [prod(tensor.shape[axis + 1 :]) for axis in range(len(tensor.shape))]
+    places = sum(
+        (index * stride for index, stride in zip(np.indices(tensor.shape), strides, strict=True)),
+        np.zeros(tensor.shape, int),
+    )
+    starts = tensor.offset + places.reshape(-1, 1) * tensor.dtype.nbytes
+    return content[starts + np.arange(tensor.dtype.nbytes)].tobytes()
