@@ -30,7 +30,7 @@ format: $(VENV)/developing
 
 ## make compat          the output in transformers 4.47 and 4.57, each in an environment of its own (2.4 GB)
 compat: $(VENV)/developing
-	$(BIN)/python tests/compat/run.py
+	$(BIN)/python -m tests.compat.run
 
 ## make bench           full-size conversions against cp (60 GB of disk)
 bench: $(VENV)/developing

@@ -13,7 +13,7 @@ from llama_convert.cli.output import Output
 
 # A tiny Llama 3, trained on stories about llamas; Meta's own format, two model-parallel shards.
 EMBEDDED = Path(__file__).parent / "embedded"
-_PROMPT = "Once upon a time"
+_PROMPT = "One clear night, Luna the llama"
 _LENGTH = 80  # tokens; its stories are shorter
 
 

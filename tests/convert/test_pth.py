@@ -125,7 +125,7 @@ def test_crcs_are_those_of_the_records_bytes(tmp_path):
     path = save(many_shapes(), tmp_path / "a.pth")
     content = path.read_bytes()
     records = {tensor.record for tensor in open_pth(path).tensors.values()}
-    assert len(records) == 11  # two storages are shared: tied by two, base by four
+    assert len(records) == 10  # two storages are shared: tied by two, base by four
     for record in records:
         assert record.crc32 == zlib.crc32(content[record.offset : record.offset + record.nbytes]), record.name
 

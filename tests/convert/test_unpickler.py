@@ -21,6 +21,7 @@ import torch
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from llama_convert.convert.containers import unpickler
 from llama_convert.convert.containers.pth import read_pth
 from llama_convert.convert.containers.slices import LocalFile
 from llama_convert.convert.containers.unpickler import PickleError, unpickle
@@ -106,11 +107,11 @@ def test_an_attack_is_refused_by_name_and_not_run(tmp_path, attack):
     assert not marker.exists()
 
 
-@pytest.mark.parametrize("attack", ["REDUCE", "STACK_GLOBAL", "eval", "INST", "OBJ", "NEWOBJ_EX", "getattr", "BUILD"])
+@pytest.mark.parametrize("attack", ["REDUCE", "STACK_GLOBAL", "eval", "INST", "OBJ", "getattr", "BUILD"])
 def test_the_same_attack_works_on_pickle(tmp_path, attack):
     """The control: what is refused above does run where pickles are loaded."""
     marker = tmp_path / "was-here"
-    program = "import pickle, sys, time; r = pickle.loads(sys.stdin.buffer.read()); getattr(r, 'wait', int)()"
+    program = "import pickle, sys; pickle.loads(sys.stdin.buffer.read())"
     subprocess.run([sys.executable, "-c", program], input=attacks(marker)[attack][0], check=False, capture_output=True)
     assert marker.exists()
 
@@ -184,7 +185,7 @@ BOMBS = {
     "as storage type": b"(" + text("storage") + DOUBLED + text("0") + b"NK\x01tQ.",
     "as shape": b"ctorch._utils\n_rebuild_tensor_v2\n(K\x01K\x00" + DOUBLED + b"q\x01h\x01\x89NtR.",
     "deep list as key": b"}" + b"]" * 10 + b"K\x01s.",
-    "deep tuple as key": b"}K\x01" + b"\x85" * 1_000_000 + b"K\x01s.",
+    "deep tuple as key": b"}K\x01" + b"\x85" * 300_000 + b"K\x01s.",
     "deep tuple called": b"K\x01" + b"\x85" * 100_000 + b")R.",
     "copies of a dict": b"ccollections\nOrderedDict\nq\x00)R("
     + b"".join(b"M" + struct.pack("<H", number) + b"N" for number in range(20_000))
@@ -197,27 +198,31 @@ BOMBS = {
     + b"tq\x01"
     + b"h\x00h\x01R0" * 10_000
     + b".",
-    "many dimensions": b"ctorch._utils\n_rebuild_tensor_v2\nq\x00(" + b"K\x01" * 50_000 + b"tq\x01."[:-1] + b"0.",
+    "many dimensions": b"("
+    + b"K\x01" * 50_000
+    + b"tq\x00ctorch._utils\n_rebuild_tensor_v2\nq\x01(("
+    + text("storage")
+    + b"ctorch\nFloatStorage\n"
+    + text("0")
+    + b"NK\x01tQK\x00h\x00h\x00tq\x02"
+    + b"h\x01h\x02R0" * 10_000
+    + b".",
     "endless": b"]" * 100_000,
-    "too long": b"N0" * (9 << 20),
     "no end of a name": b"c" + b"x" * (2 << 20),
-    "marks": b"(" * 500_000 + b".",
+    "marks": b"(" * 300_000 + b".",
 }
 
 
 @pytest.mark.parametrize("bomb", BOMBS)
 def test_small_files_cannot_ask_for_much(bomb):
-    data = START + BOMBS[bomb]
-    start = time.process_time()
-    with pytest.raises(PickleError):
-        read(data)
-    assert time.process_time() - start < 20
-
-
-@pytest.mark.parametrize("bomb", [name for name in BOMBS if name != "too long"])
-def test_small_files_cannot_ask_for_much_memory(bomb):
-    with bounded(), suppress(PickleError):
+    with bounded(), pytest.raises(PickleError):
         read(START + BOMBS[bomb])
+
+
+def test_a_pickle_has_an_end(monkeypatch):
+    monkeypatch.setattr(unpickler, "LONGEST_PICKLE", 1000)
+    assert read(START + b"N0" * 498 + b"N.") is None
+    assert "claims 1 bytes" in refusal(START + b"N0" * 499 + b"N.")
 
 
 CLAIMS = {
@@ -255,7 +260,9 @@ def test_a_list_in_itself_is_a_list():
     assert value[0] is value
 
 
-@pytest.mark.parametrize("pickled", [b"", START, b".", START + b"K\x01K\x02.", START + b"0.", START + b"h\x01.", b"\xff"])
+@pytest.mark.parametrize(
+    "pickled", [b"", START, b".", START + b"K\x01K\x02.", START + b"0.", START + b"h\x01.", b"\xff"]
+)
 def test_what_is_no_pickle_is_refused(pickled):
     refusal(pickled)
 
@@ -274,11 +281,12 @@ def saved(*, legacy: bool) -> bytes:
 
 ZIPPED, STREAM = saved(legacy=False), saved(legacy=True)
 PICKLE = zipfile.ZipFile(io.BytesIO(ZIPPED)).read("archive/data.pkl")
+pytestmark = pytest.mark.filterwarnings("ignore:invalid escape sequence")  # pickletools, on damaged texts
 FUZZ = settings(max_examples=400, deadline=2000, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def outcome(path: Path, data: bytes) -> str:
-    """"read" or "refused"; anything else is raised and fails the test."""
+    """ "read" or "refused"; anything else is raised and fails the test."""
     path.write_bytes(data)
     try:
         found = read_pth(LocalFile(path))
