@@ -9,7 +9,7 @@ from typer import Exit, Option
 
 from llama_convert.cli import options
 from llama_convert.cli.failures import DIFFERENT
-from llama_convert.cli.output import Output, gigabytes, table
+from llama_convert.cli.output import Output, count, gigabytes, table
 from llama_convert.cli.verifying import run_verification
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def headline(plan: Plan) -> str:
     source = plan.source
     shards = "1 file" if len(source.files) == 1 else f"{len(source.files)} files"
     return (
-        f"{source.path}: {source.version.title}, {source.config.parameters / 1e9:.2f} B parameters, "
+        f"{source.path}: {source.version.title}, {count(source.config.parameters)} parameters, "
         f"{source.dtype.label}, {source.format.name} in {shards} -> {plan.target}"
     )
 
@@ -111,7 +111,7 @@ def _files(plan: Plan) -> str:
 def plan_text(plan: Plan) -> str:
     """The plan as a person reads it."""
     rows = [("treatment", "tensors", "bytes")]
-    rows += [(treatment, str(count), gigabytes(size)) for treatment, (count, size) in plan.work().items()]
+    rows += [(treatment, str(tensors), gigabytes(size)) for treatment, (tensors, size) in plan.work().items()]
     files = [(file.name, str(len(file.steps)), gigabytes(file.size)) for file in plan.files]
     names = ", ".join(file.name for file in plan.side_files)
     return "\n".join(
@@ -139,7 +139,7 @@ def plan_json(plan: Plan) -> dict[str, Any]:
             "llama_version": plan.source.version.name,
         },
         "target": plan.target,
-        "work": {name: {"tensors": count, "nbytes": size} for name, (count, size) in plan.work().items()},
+        "work": {name: {"tensors": tensors, "nbytes": size} for name, (tensors, size) in plan.work().items()},
         "files": [
             {"name": file.name, "nbytes": file.size, "tensors": [step.name for step in file.steps]}
             for file in plan.files

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import textwrap
 from pathlib import Path
 from typing import Annotated
 
@@ -45,7 +46,8 @@ def _run(target: Path, output: Output) -> None:
     output.result(f"\n$ llama-convert verify {EMBEDDED} {target}")
     report = run_verification(EMBEDDED, target, None, output)
     stories = [_story(folder) for folder in (EMBEDDED, target)]
-    output.result(f"\nMeta's files tell:         {stories[0]}\nHugging Face's files tell: {stories[1]}")
+    for whose, story in zip(("Meta's files", "Hugging Face's files"), stories, strict=True):
+        output.result(f"\nFrom {whose}, greedily:\n{textwrap.fill(_PROMPT + story, 100)}")
     if not report.ok or stories[0] != stories[1]:
         raise Exit(DIFFERENT)
 

@@ -55,6 +55,11 @@ def gigabytes(nbytes: float) -> str:
     return f"{nbytes:.0f} B"
 
 
+def count(number: int) -> str:
+    """A large number as a person reads it: 8.03 B, 1.6 M."""
+    return f"{number / 1e9:.2f} B" if number >= 1e9 else f"{number / 1e6:.1f} M"
+
+
 def table(rows: Sequence[tuple[str, ...]]) -> str:
     """Rows as aligned columns; the last column is left as it is."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]) - 1)]

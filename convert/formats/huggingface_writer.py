@@ -33,7 +33,7 @@ from llama_convert.convert.tokenizers.special_tokens import (
     replace_names,
     special_tokens,
 )
-from llama_convert.convert.tokenizers.tiktoken import TiktokenVocabulary, read_tiktoken
+from llama_convert.convert.tokenizers.tiktoken import LLAMA_4_RANKS, TiktokenVocabulary, read_tiktoken
 from llama_convert.convert.tokenizers.tokenizer_json import write_tokenizer_json
 from llama_convert.convert.versions import Version
 
@@ -41,7 +41,10 @@ Named = tuple[Weight, str, Expression]
 
 _SIZE_OF_CODE_LLAMA_70B = (8192, 80)
 # Every token that ends an answer of an instruct model, where the version has it.
-_ENDS_OF_ANSWER = ("<|end_of_text|>", "<|eom_id|>", "<|eot_id|>")
+_ENDS_OF_ANSWER = {
+    TokenizerKind.TIKTOKEN: ("<|end_of_text|>", "<|eom_id|>", "<|eot_id|>"),
+    TokenizerKind.SENTENCEPIECE: ("</s>", "<step>"),  # the latter in Code Llama 70B
+}
 
 
 # --- weights -------------------------------------------------------------------------------------
@@ -147,6 +150,7 @@ def _tokens(source: Checkpoint, tokenizer: TokenizerFile, request: Request) -> _
         found = len(vocabulary.pieces)
     else:
         ranks = read_tiktoken(tokenizer.path)
+        _refuse_llama_4(tokenizer, ranks)
         vocabulary, special = ranks, _special_names(source, ranks, request)
         found = len(ranks.tokens) + len(special)
     if found != rows:
@@ -155,6 +159,14 @@ def _tokens(source: Checkpoint, tokenizer: TokenizerFile, request: Request) -> _
             advice="Copy the tokenizer.model that came with these weights into their folder.",
         )
     return _Tokens(vocabulary=vocabulary, special=special, added=added_tokens(vocabulary, special))
+
+
+def _refuse_llama_4(tokenizer: TokenizerFile, ranks: TiktokenVocabulary) -> None:
+    if len(ranks.tokens) == LLAMA_4_RANKS:
+        raise CheckpointError(
+            f"{tokenizer.path}: this is Llama 4's tokenizer ({LLAMA_4_RANKS:,} ranks), which is not supported",
+            advice="Copy the tokenizer.model that came with these weights into their folder.",
+        )
 
 
 def _sentencepiece(tokenizer: TokenizerFile, request: Request) -> SentencePieceVocabulary:
@@ -186,14 +198,11 @@ def _template(source: Checkpoint) -> str | None:
 
 def _ends(version: Version, tokens: _Tokens, request: Request) -> tuple[int | None, int | list[int] | None]:
     """The ids that begin a text and end an answer, as config.json has them."""
-    end = tokens.id(end_token(version.name, instruct=request.instruct))
-    if version.tokenizer is TokenizerKind.TIKTOKEN and request.instruct:
-        # Llama 3 has no <|eom_id|>: its id is a reserved token there, and is left out.
-        found = [tokens.id(text) for text in _ENDS_OF_ANSWER]
-        ends: int | list[int] | None = [id for id in found if id is not None]
-    else:
-        ends = end
-    return tokens.id(begin_token(version.name)), ends
+    end = end_token(version.name, instruct=request.instruct)
+    texts = _ENDS_OF_ANSWER[version.tokenizer] if request.instruct else (end,)
+    # Llama 3 has no <|eom_id|>: its id is a reserved token there, and is left out.
+    ends = [id for text in texts if (id := tokens.id(text)) is not None]
+    return tokens.id(begin_token(version.name)), (ends if len(ends) > 1 else ends[0] if ends else None)
 
 
 def config_json(config: LlamaConfig, dtype: DType, begin: int | None, ends: int | list[int] | None) -> dict[str, Any]:
@@ -286,10 +295,12 @@ def _notes(source: Checkpoint, template: str | None, request: Request) -> tuple[
     notes = []
     if request.instruct and template is None:
         notes.append(f"{source.version.title} has no chat template of a fixed form: none is written.")
-    if len(source.versions) > 1:
-        others = ", ".join(version.name for version in source.versions[1:])
+    scaling = source.config.rope_scaling
+    others = [version for version in source.versions if scaling and version.rope_factor != scaling.factor]
+    if scaling and others:
         notes.append(
-            f"Taken as {source.version.title}; the files would also fit {others} (--llama-version says which)."
+            f"Taken as {source.version.title}, whose RoPE factor is {scaling.factor:g}; no file says so, and "
+            f"{others[0].title} has {others[0].rope_factor:g}: --llama-version tells."
         )
     return tuple(notes)
 

@@ -106,7 +106,8 @@ def judged(version: str, root: Path, logits: dict[str, torch.Tensor]) -> list[st
         found, newest = (torch.load(root / by / f"{name}.pt") for by in (version, "newest"))
         difference = relative_difference(reference, found["logits"])
         same = all(found[key] == newest[key] for key in ("ids", "texts", "chat"))
-        line = f"transformers {found['version']:7} {name:24} logits {difference:.1e}  ids and chat {'equal' if same else 'DIFFER'}"
+        verdict = "equal" if same else "DIFFER"
+        line = f"transformers {found['version']:7} {name:24} logits {difference:.1e}  ids and chat {verdict}"
         print(line, flush=True)
         bad += [line] if difference > GATE or not same else []
     return bad
