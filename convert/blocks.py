@@ -122,7 +122,8 @@ def _gathered(tensor: TensorSlice, start: int, stop: int) -> Block:
     elements: Block = np.lib.stride_tricks.as_strided(
         mapped, (*tensor.shape, item), (*(stride * item for stride in strides), 1), writeable=False
     )
-    return np.ascontiguousarray(elements[start:stop]).reshape(stop - start, -1)
+    # Always a copy: single rows can lie in order, and a read-only view into the file is no block.
+    return np.array(elements[start:stop], order="C").reshape(stop - start, -1)
 
 
 def _joined_rows(expression: Joined, start: int, stop: int, files: OpenFiles) -> Block:

@@ -9,6 +9,7 @@ from llama_convert.convert.checkpoint import Checkpoint
 from llama_convert.convert.errors import UsageError
 from llama_convert.convert.formats import open_checkpoint
 from llama_convert.verify import compare, structure, tensors, tokenizer
+from llama_convert.verify.claims import read_claims
 from llama_convert.verify.report import LevelResult, Report, not_checked
 
 LEVELS: dict[str, Callable[[Checkpoint, Checkpoint | None], LevelResult]] = {
@@ -40,8 +41,18 @@ def verify_levels(
     if unknown or not levels:
         wrong = f"No level is called {unknown[0]!r}" if unknown else "No level to check"
         raise UsageError(wrong, advice=f"Levels are {', '.join(LEVELS)}.")
-    sides = [open_checkpoint(side, llama_version) for side in (a, b) if side is not None]
-    return _checked(sides[0], sides[1] if b is not None else None, levels)
+    if b is None:
+        return _checked(open_checkpoint(a, llama_version), None, levels)
+    return _checked(_opened(a, b, llama_version), open_checkpoint(b, llama_version), levels)
+
+
+def _opened(a: Path, b: Path, llama_version: str | None) -> Checkpoint:
+    """A, as the version that B says it was taken as, where A's own files leave that open."""
+    side = open_checkpoint(a, llama_version)
+    claimed = read_claims(b).llama_version
+    if llama_version is None and claimed in [version.name for version in side.versions]:
+        return open_checkpoint(a, claimed)
+    return side
 
 
 def _checked(a: Checkpoint, b: Checkpoint | None, levels: Sequence[str]) -> Iterator[LevelResult]:

@@ -7,6 +7,7 @@ from itertools import islice
 from typing import TypeVar
 
 from llama_convert.convert.checkpoint import Checkpoint
+from llama_convert.verify.claims import read_claims
 from llama_convert.verify.corpus import corpus
 from llama_convert.verify.report import LevelResult, judged, not_checked
 from llama_convert.verify.tokenizer_judges import Judge, MissingLibrary, open_judge
@@ -26,8 +27,9 @@ def check_tokenizer(a: Checkpoint, b: Checkpoint | None) -> LevelResult:
         return not_checked(NAME, f"{a.path} has no tokenizer file")
     if b is not None and b.tokenizer is None:
         return judged(NAME, f"{a.tokenizer.kind.value} against none", (f"{b.path} has no tokenizer",))
+    names = read_claims(b.path).special_tokens if b is not None else None
     try:
-        judges = [open_judge(side) for side in (a, b) if side is not None]
+        judges = [open_judge(side, names) for side in (a, b) if side is not None]
     except MissingLibrary as error:
         return not_checked(NAME, f"{error.summary}: {error.advice}")
     findings = [line for side, judge in zip((a, b), judges, strict=False) if side for line in _misfits(side, judge)]

@@ -61,9 +61,10 @@ def _text(token: bytes) -> str | None:
         return None
 
 
-def open_judge(checkpoint: Checkpoint) -> Judge:
+def open_judge(checkpoint: Checkpoint, names: Sequence[str] | None = None) -> Judge:
     """The checkpoint's tokenizer.
 
+    names: of the special tokens behind a tiktoken file's ranks; None for those of the checkpoint's version.
     Raises CheckpointError: there is none, or its library cannot read it. MissingLibrary: sentencepiece is
     not installed.
     """
@@ -71,7 +72,7 @@ def open_judge(checkpoint: Checkpoint) -> Judge:
     if file is None:
         raise CheckpointError(f"{checkpoint.path}: no tokenizer", advice="Put its tokenizer file beside the weights.")
     if file.kind is TokenizerKind.TIKTOKEN:
-        return _tiktoken(file, checkpoint)
+        return _tiktoken(file, checkpoint, names or special_tokens(checkpoint.version.name))
     return _sentencepiece(file) if file.kind is TokenizerKind.SENTENCEPIECE else _tokenizers(file)
 
 
@@ -79,15 +80,15 @@ def _unreadable(path: Path, library: str, error: Exception) -> CheckpointError:
     return CheckpointError(f"{path}: {library} cannot read it: {error}", advice="Fetch or write the file again.")
 
 
-def _tiktoken(file: TokenizerFile, checkpoint: Checkpoint) -> Judge:
-    """Ranks from the file; the names of the special tokens behind them are the version's."""
+def _tiktoken(file: TokenizerFile, checkpoint: Checkpoint, names: Sequence[str]) -> Judge:
+    """Ranks from the file; the special tokens behind them have their names from elsewhere."""
     import tiktoken
 
     try:
         lines = [line.split() for line in file.path.read_bytes().splitlines() if line]
         ranks = {b64decode(token): int(rank) for token, rank in lines}
-        names = special_tokens(checkpoint.version.name)[: max(checkpoint.config.vocab_size - len(ranks), 0)]
-        special = {name: len(ranks) + place for place, name in enumerate(names)}
+        room = max(checkpoint.config.vocab_size - len(ranks), 0)
+        special = {name: len(ranks) + place for place, name in enumerate(names[:room])}
         encoding = tiktoken.Encoding(file.path.name, pat_str=_PATTERN, mergeable_ranks=ranks, special_tokens=special)
     except ValueError as error:
         raise _unreadable(file.path, "tiktoken", error) from error

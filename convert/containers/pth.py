@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from llama_convert.convert.containers.lookalikes import refuse_lookalikes
 from llama_convert.convert.containers.slices import ByteSource, Record, TensorFile, TensorSlice
 from llama_convert.convert.containers.unpickler import LONGEST_PICKLE, PickleError, Storage, StoredTensor, unpickle
 from llama_convert.convert.errors import CheckpointError
@@ -22,15 +23,6 @@ _ZIP_START = b"PK\x03\x04"
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001
 _LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, 22 bytes also found in the directory, name and extra lengths
-_LOOKALIKES = {
-    b"version https://git-lfs": (
-        "a Git LFS pointer",
-        "Fetch the real file: git lfs pull",
-    ),
-    b"<!doctype html": ("an HTML page", "The download was answered by a web page; fetch the file again."),
-    b"<html": ("an HTML page", "The download was answered by a web page; fetch the file again."),
-    b"<?xml": ("an XML error message", "The download link had expired; fetch the file again."),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +176,7 @@ def _check_byte_order(source: ByteSource, record: Record | None) -> None:
 
 def _read_legacy(source: ByteSource, start: bytes) -> _Contents:
     """Five pickles (magic, protocol, system, object, storage keys), then each storage: int64 count, bytes."""
-    _refuse_lookalikes(source, start)
+    refuse_lookalikes(source, start)
     stream = io.BufferedReader(_Reader(source), buffer_size=1 << 16)
     try:
         magic, protocol = unpickle(stream), unpickle(stream)
@@ -199,14 +191,6 @@ def _read_legacy(source: ByteSource, start: bytes) -> _Contents:
         raise _fail(source, "damaged: its list of storages is none")
     sizes = {tensor.storage.key: tensor.storage for tensor in _stored(source, root).values()}
     return _Contents(root, dict(_legacy_records(source, stream, keys, sizes)), None, None)
-
-
-def _refuse_lookalikes(source: ByteSource, start: bytes) -> None:
-    if not start:
-        raise _fail(source, "empty file")
-    for prefix, (what, advice) in _LOOKALIKES.items():
-        if start.lstrip().lower().startswith(prefix):
-            raise _fail(source, f"this is {what}, not weights", advice)
 
 
 def _legacy_records(

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
+from llama_convert.convert.containers.lookalikes import refuse_lookalikes
 from llama_convert.convert.containers.slices import ByteSource, DType, TensorFile, TensorSlice
 from llama_convert.convert.errors import CheckpointError
 
@@ -79,6 +80,7 @@ def read_safetensors(source: ByteSource) -> TensorFile:
 
 
 def _header(source: ByteSource) -> tuple[dict[str, Any], int]:
+    refuse_lookalikes(source, source.read(0, 64))
     length = int.from_bytes(source.read(0, 8), "little")
     if source.size < 8 or length > min(_LARGEST_HEADER, source.size - 8):
         raise CheckpointError(

@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from llama_convert.convert.architecture import LlamaConfig, Role, RopeScaling, Rotary, Weight, weights
+from llama_convert.convert.blocks import same
 from llama_convert.convert.checkpoint import Checkpoint, Parts, TokenizerFile
 from llama_convert.convert.containers.safetensors import read_safetensors
-from llama_convert.convert.containers.slices import LocalFile, TensorFile
+from llama_convert.convert.containers.slices import FLOATS, LocalFile, TensorFile
 from llama_convert.convert.errors import CheckpointError
 from llama_convert.convert.formats.format import Format
 from llama_convert.convert.formats.huggingface_writer import HUGGING_FACE_WRITER
+from llama_convert.convert.formats.numbers import MOST_LAYERS, no_numbers
 from llama_convert.convert.reading import collect
 from llama_convert.convert.tokenizers.kinds import TokenizerKind
 from llama_convert.convert.versions import Evidence, confirm, fitting
@@ -30,6 +32,10 @@ _SIZES = (
     "vocab_size",
     "rms_norm_eps",
 )
+_WHOLE = (*_SIZES[:-1], "num_key_value_heads", "head_dim", "max_position_embeddings")
+_SCALING = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
+# What every Llama has, and what another value would change in the forward pass.
+_FIXED = {"hidden_act": "silu", "attention_bias": False, "mlp_bias": False}
 
 
 def recognises(folder: Path) -> bool:
@@ -49,6 +55,7 @@ def open_huggingface(folder: Path, llama_version: str | None) -> Checkpoint:
     found = {name: tensor for file in files for name, tensor in file.tensors.items()}
     config = _config(folder, values, tied=HUGGING_FACE.names[Role.HEAD] not in found)
     parts = _parts(folder, files, config)
+    _check_head(folder, values, parts)
     tokenizer = _tokenizer(folder)
     evidence = _evidence(config, tokenizer)
     return Checkpoint(
@@ -83,15 +90,26 @@ def _refuse_foreign(folder: Path, values: Mapping[str, Any]) -> None:
             advice="Supported are the text models Llama 1 to 3.3, Code Llama and Llama Guard 1 to 3.",
         )
     if quantised := values.get("quantization_config"):
+        method = quantised.get("quant_method") if isinstance(quantised, dict) else quantised
         raise CheckpointError(
-            f"{path}: quantised weights ({quantised.get('quant_method')}) are not supported",
+            f"{path}: quantised weights ({method}) are not supported",
             advice="Use the unquantised release of this model (bf16).",
+        )
+    problems = [
+        f"{name} is {values[name]!r}, wanted {wanted!r}"
+        for name, wanted in _FIXED.items()
+        if values.get(name) not in (None, wanted)
+    ]
+    if problems:
+        raise CheckpointError(
+            f"{path}: not the arithmetic of a Llama",
+            problems=problems,
+            advice="Supported are the text models Llama 1 to 3.3, Code Llama and Llama Guard 1 to 3.",
         )
 
 
 def _open_files(folder: Path) -> list[TensorFile]:
-    index = folder / _INDEX
-    names = sorted(set(_load(index)["weight_map"].values())) if index.exists() else ["model.safetensors"]
+    names = _file_names(folder / _INDEX)
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
         raise CheckpointError(
@@ -102,15 +120,19 @@ def _open_files(folder: Path) -> list[TensorFile]:
     return collect([lambda name=name: read_safetensors(LocalFile(folder / name)) for name in names])  # type: ignore[misc]
 
 
+def _file_names(index: Path) -> list[str]:
+    if not index.exists():
+        return ["model.safetensors"]
+    places = _load(index).get("weight_map")
+    if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
+        raise CheckpointError(f"{index}: has no weight_map from tensors to files", advice="Download it again.")
+    return sorted(set(places.values()))
+
+
 def _config(folder: Path, values: Mapping[str, Any], tied: bool) -> LlamaConfig:
-    missing = [name for name in _SIZES if not isinstance(values.get(name), (int, float))]
-    if missing:
-        raise CheckpointError(
-            f"{folder / 'config.json'}: lacks {', '.join(missing)}",
-            advice="No size is ever guessed: fetch it again.",
-        )
+    rope = _rope(folder, values)
+    _check_sizes(folder, values, rope)
     heads = values["num_attention_heads"]
-    rope = _rope(values)
     return LlamaConfig(
         hidden_size=values["hidden_size"],
         intermediate_size=values["intermediate_size"],
@@ -127,10 +149,32 @@ def _config(folder: Path, values: Mapping[str, Any], tied: bool) -> LlamaConfig:
     )
 
 
-def _rope(values: Mapping[str, Any]) -> Mapping[str, Any]:
+def _check_sizes(folder: Path, values: Mapping[str, Any], rope: Mapping[str, Any]) -> None:
+    path = folder / "config.json"
+    missing = [name for name in _SIZES if values.get(name) is None]
+    if missing:
+        raise CheckpointError(
+            f"{path}: lacks {', '.join(missing)}",
+            advice="No size is ever guessed: fetch it again.",
+        )
+    problems = [*no_numbers(values, _WHOLE, ("rms_norm_eps",)), *no_numbers(rope, (), ("rope_theta", *_SCALING))]
+    if not problems:
+        problems = [f"{name} must be at least 1" for name in _WHOLE if (values.get(name) or 1) < 1]
+        if values["num_hidden_layers"] > MOST_LAYERS:
+            problems.append(f"num_hidden_layers {values['num_hidden_layers']} is more than any model has")
+    if problems:
+        raise CheckpointError(f"{path}: impossible sizes", problems=problems, advice="Download it again.")
+
+
+def _rope(folder: Path, values: Mapping[str, Any]) -> Mapping[str, Any]:
     """Transformers 5 writes rope_parameters, which wins where both are given; 4.x two keys of its own."""
-    old = {"rope_theta": values.get("rope_theta"), **(values.get("rope_scaling") or {})}
-    return {**old, **(values.get("rope_parameters") or {})}
+    found: dict[str, Any] = {"rope_theta": values.get("rope_theta")}
+    for name in ("rope_scaling", "rope_parameters"):
+        value = values.get(name) or {}
+        if not isinstance(value, dict):
+            raise CheckpointError(f"{folder / 'config.json'}: {name} is no object", advice="Download it again.")
+        found |= value
+    return found
 
 
 def _scaling(folder: Path, rope: Mapping[str, Any]) -> RopeScaling | None:
@@ -141,6 +185,11 @@ def _scaling(folder: Path, rope: Mapping[str, Any]) -> RopeScaling | None:
         raise CheckpointError(
             f"{folder / 'config.json'}: RoPE scaling of type {kind!r} is not supported",
             advice="Supported is Llama 3.1's own, 'llama3'.",
+        )
+    missing = [name for name in _SCALING if rope.get(name) is None]
+    if missing:
+        raise CheckpointError(
+            f"{folder / 'config.json'}: the RoPE scaling lacks {', '.join(missing)}", advice="Download it again."
         )
     return RopeScaling(
         factor=rope["factor"],
@@ -160,6 +209,11 @@ def _parts(folder: Path, files: list[TensorFile], config: LlamaConfig) -> dict[W
         for name, weight in expected.items()
         if name in found and found[name].shape != config.shape(weight.role)
     ]
+    problems += [
+        f"dtype    {name} is {found[name].dtype.label}, wanted {' or '.join(dtype.label for dtype in FLOATS)}"
+        for name in expected
+        if name in found and found[name].dtype not in FLOATS
+    ]
     if problems:
         raise CheckpointError(
             f"{folder}: this is not a complete Hugging Face checkpoint ({len(problems)} problems)",
@@ -167,6 +221,16 @@ def _parts(folder: Path, files: list[TensorFile], config: LlamaConfig) -> dict[W
             advice="Are the weights and config.json of the same model?",
         )
     return {weight: Parts((found[name],), None) for name, weight in expected.items()}
+
+
+def _check_head(folder: Path, values: Mapping[str, Any], parts: Mapping[Weight, Parts]) -> None:
+    """Readers take the embedding for the head where config.json says so, whatever head is stored."""
+    tokens, head = parts[Weight(Role.TOKENS)], parts.get(Weight(Role.HEAD))
+    if head and values.get("tie_word_embeddings") and not same(tokens.whole(), head.whole()):
+        raise CheckpointError(
+            f"{folder / 'config.json'}: tie_word_embeddings is true, but lm_head.weight is not the embedding",
+            advice="Set it to false, or remove the head that does not belong there.",
+        )
 
 
 def _tokenizer(folder: Path) -> TokenizerFile | None:

@@ -295,14 +295,20 @@ def _notes(source: Checkpoint, template: str | None, request: Request) -> tuple[
     notes = []
     if request.instruct and template is None:
         notes.append(f"{source.version.title} has no chat template of a fixed form: none is written.")
-    scaling = source.config.rope_scaling
-    others = [version for version in source.versions if scaling and version.rope_factor != scaling.factor]
-    if scaling and others:
-        notes.append(
-            f"Taken as {source.version.title}, whose RoPE factor is {scaling.factor:g}; no file says so, and "
-            f"{others[0].title} has {others[0].rope_factor:g}: --llama-version tells."
-        )
+    notes += _factor_note(source)
     return tuple(notes)
+
+
+def _factor_note(source: Checkpoint) -> list[str]:
+    """Meta's files do not hold the RoPE factor; where their sizes are no release's, the user may know better."""
+    scaling, names = source.config.rope_scaling, {version.name for version in source.versions}
+    if scaling is None or not {"3.1", "3.2"} <= names:
+        return []
+    other = next(version for version in source.versions if version.rope_factor not in (None, scaling.factor))
+    return [
+        f"taken as {source.version.title}, with RoPE factor {scaling.factor:g}: no file says so, and "
+        f"{other.title} has {other.rope_factor:g}. --llama-version tells."
+    ]
 
 
 # --- JSON ----------------------------------------------------------------------------------------

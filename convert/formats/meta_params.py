@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from math import isfinite
 from pathlib import Path
 from typing import Any
 
 from llama_convert.convert.errors import CheckpointError
+from llama_convert.convert.formats.numbers import MOST_LAYERS, no_numbers
 from llama_convert.convert.tokenizers.kinds import TokenizerKind
 
 _REQUIRED = ("dim", "n_layers", "n_heads", "norm_eps")
 _WHOLE = ("dim", "n_layers", "n_heads", "n_kv_heads", "vocab_size", "multiple_of")
 _REAL = ("norm_eps", "rope_theta", "ffn_dim_multiplier")
-_MOST_LAYERS = 10_000  # the 405B has 126
 _FOREIGN = {
     "quantization_args": "a quantised checkpoint (int4 or int8 weights)",
     "lora_args": "a quantised checkpoint with LoRA adapters",
@@ -72,7 +71,7 @@ def read_params(folder: Path) -> Params:
             f"{path}: lacks {', '.join(missing)}",
             advice="Download params.json again; no size is ever guessed.",
         )
-    if problems := list(_no_numbers(values)):
+    if problems := list(no_numbers(values, _WHOLE, _REAL)):
         raise CheckpointError(f"{path}: impossible sizes", problems=problems, advice="Download params.json again.")
     params = Params(
         path=path,
@@ -106,18 +105,6 @@ def _load(path: Path) -> Mapping[str, Any]:
     return values
 
 
-def _no_numbers(values: Mapping[str, Any]) -> Iterator[str]:
-    """One sentence for every size or constant of a wrong type; true and false are none in JSON."""
-    for name in (*_WHOLE, *_REAL):
-        value = values.get(name)
-        if value is None:
-            continue
-        if name in _WHOLE and type(value) is not int:
-            yield f"{name} is {value!r}, wanted a whole number"
-        elif type(value) not in (int, float) or not isfinite(value) or (name in _REAL and value <= 0):
-            yield f"{name} is {value!r}, wanted a number above zero"
-
-
 def _refuse_foreign(path: Path, values: Mapping[str, Any]) -> None:
     found = [what for key, what in _FOREIGN.items() if values.get(key) not in (None, -1, {}, False)]
     if found:
@@ -141,7 +128,7 @@ def _check_sizes(params: Params) -> None:
     problems = []
     if min(params.hidden_size, params.layers, params.heads) < 1:
         problems.append("dim, n_layers and n_heads must be at least 1")
-    elif params.layers > _MOST_LAYERS:
+    elif params.layers > MOST_LAYERS:
         problems.append(f"n_layers {params.layers} is more than any model has")
     elif params.hidden_size % params.heads or params.head_dim % 2:
         problems.append(f"dim {params.hidden_size} does not divide into {params.heads} heads of even size")

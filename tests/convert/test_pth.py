@@ -149,8 +149,8 @@ def test_the_index_digest_tells_any_record_apart(tmp_path):
     """Also where only one bit of one tensor differs, whose bytes the index does not hold."""
     values = {"a": torch.zeros(5), "b": torch.ones(3), "c": torch.ones(2)}
     digests = {open_pth(save(values, tmp_path / "a.pth")).index_sha256}
-    for name in values:
-        changed = values | {name: values[name].clone()}
+    for name, value in values.items():
+        changed = values | {name: value.clone()}
         changed[name][-1] = 0.5
         digests.add(open_pth(save(changed, tmp_path / "a.pth")).index_sha256)
     assert len(digests) == 4
@@ -225,12 +225,12 @@ def test_a_record_given_twice_is_refused(saved):
 
 
 def test_two_pickles_are_refused(saved):
-    with pytest.raises(CheckpointError, match="it has 2 data.pkl"):
+    with pytest.raises(CheckpointError, match=r"it has 2 data\.pkl"):
         open_pth(rewritten(saved, lambda records: [*records, ("v/data.pkl", dict(records)["w/data.pkl"])]))
 
 
 def test_no_pickle_is_refused(saved):
-    with pytest.raises(CheckpointError, match="it has no data.pkl"):
+    with pytest.raises(CheckpointError, match=r"it has no data\.pkl"):
         open_pth(rewritten(saved, lambda records: [r for r in records if r[0] != "w/data.pkl"]))
 
 

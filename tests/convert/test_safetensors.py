@@ -40,7 +40,7 @@ def filled(tensors: Mapping[str, tuple[DType, tuple[int, ...]]]) -> dict[str, to
 @given(tensors=TENSORS)
 @example(tensors={'"\\/\b\f\n\r\t\x00\x1f\x7f\u2028żółć🦙\U0010ffff': (DType.FLOAT32, (2,))})
 @example(tensors={dtype.code: (dtype, (3,)) for dtype in DType})
-@example(tensors={name: (DType.BFLOAT16, (1,)) for name in ("layers.10", "layers.2", "Z", "é", "￿", "🦙")})
+@example(tensors=dict.fromkeys(("layers.10", "layers.2", "Z", "é", "\uffff", "🦙"), (DType.BFLOAT16, (1,))))
 def test_the_file_is_the_librarys(tmp_path, tensors):
     values = filled(tensors)
     theirs = tmp_path / "theirs.safetensors"
@@ -195,7 +195,7 @@ def test_any_json_is_read_or_refused(tmp_path, header):
         open_written(tmp_path / "a.safetensors", header)
 
 
-@settings(PER_TEST, max_examples=400)
+@settings(PER_TEST, max_examples=250)
 @given(edits=EDITS)
 def test_a_damaged_header_is_read_or_refused(tmp_path, edits):
     text = edited(json.dumps({"a": A, "__metadata__": {"format": "pt"}, "b": B}).encode(), edits)
@@ -205,7 +205,7 @@ def test_a_damaged_header_is_read_or_refused(tmp_path, edits):
         assert sum(end - start for start, end in covered) == 14
 
 
-@settings(PER_TEST, max_examples=300)
+@settings(PER_TEST, max_examples=150)
 @given(edits=EDITS)
 def test_a_damaged_file_is_read_or_refused(tmp_path, edits):
     path = write(tmp_path / "a.safetensors", {"a": A, "b": B})

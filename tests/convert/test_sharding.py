@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from math import prod
 from pathlib import Path
 
@@ -58,7 +59,7 @@ def test_the_laws_of_dealing(tmp_path, shapes, shard_size):
         assert {step.name: step.weight for step in file.steps} == {
             f"layers.{step.weight.layer}.q": step.weight for step in file.steps
         }
-    for before, after in zip(files, files[1:], strict=False):  # and no file was closed too early
+    for before, after in pairwise(files):  # and no file was closed too early
         first = min(after.steps, key=lambda step: order[step.name])
         assert sum(step.nbytes for step in before.steps) + first.nbytes > shard_size
     assert bool(side) == (len(files) > 1)
