@@ -24,9 +24,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(arguments: list[str]) -> int:
     from llama_convert.cli.app import app
     from llama_convert.cli.arguments import normalise
-    from llama_convert.cli.failures import WRONG_USAGE
+    from llama_convert.cli.failures import INTERRUPTED, WRONG_USAGE
 
     status = app(normalise(arguments) or ["--help"], standalone_mode=False, prog_name="llama-convert")
+    if status == INTERRUPTED:  # newer versions of Typer swallow the interruption itself
+        raise KeyboardInterrupt
     return (status if isinstance(status, int) else 0) if arguments else WRONG_USAGE
 
 

@@ -70,6 +70,7 @@ def staged(folder: Path) -> Iterator[Path]:
     """
     partial = partial_folder(folder)
     with _lock(partial.with_suffix(".lock"), folder):
+        _recover(folder)
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         try:
@@ -97,6 +98,18 @@ def _lock(path: Path, folder: Path) -> Iterator[None]:
             path.unlink(missing_ok=True)
 
 
+def _replaced_folder(folder: Path) -> Path:
+    return folder.parent / f".{folder.name}.replaced"
+
+
+def _recover(folder: Path) -> None:
+    """What a run left that was killed while it replaced the folder: the old one, if the new one is not there."""
+    old = _replaced_folder(folder)
+    if old.exists() and not folder.exists():
+        old.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
 def _sync(folder: Path) -> None:
     for path in sorted(folder.rglob("*"), key=lambda path: len(path.parts), reverse=True):
         _sync_one(path)
@@ -115,13 +128,13 @@ def _replace(partial: Path, folder: Path) -> None:
     if not folder.exists() or not any(folder.iterdir()):
         partial.rename(folder)
     else:
-        old = folder.parent / f".{folder.name}.replaced"
-        shutil.rmtree(old, ignore_errors=True)
-        folder.rename(old)
+        old = _replaced_folder(folder)
         try:
+            folder.rename(old)
             partial.rename(folder)
-        except OSError:
-            old.rename(folder)
+        except BaseException:
+            if old.exists() and not folder.exists():
+                old.rename(folder)
             raise
         shutil.rmtree(old)
     _sync_one(folder.parent)

@@ -16,8 +16,9 @@ from llama_convert.convert.checkpoint import Checkpoint, Parts, TokenizerFile
 from llama_convert.convert.containers.safetensors import read_safetensors
 from llama_convert.convert.containers.slices import FLOATS, LocalFile, TensorFile
 from llama_convert.convert.errors import CheckpointError
-from llama_convert.convert.formats.format import Format
-from llama_convert.convert.formats.huggingface_writer import HUGGING_FACE_WRITER
+from llama_convert.convert.formats.format import Format, Writer
+from llama_convert.convert.formats.huggingface_files import side_files
+from llama_convert.convert.formats.huggingface_weights import lay_out_files
 from llama_convert.convert.formats.numbers import MOST_LAYERS, no_numbers
 from llama_convert.convert.reading import collect
 from llama_convert.convert.tokenizers.kinds import TokenizerKind
@@ -273,5 +274,5 @@ HUGGING_FACE = Format(
     ignored=("model.layers.{layer}.self_attn.rotary_emb.inv_freq",),
     recognises=recognises,
     open=open_huggingface,
-    writer=HUGGING_FACE_WRITER,
+    writer=Writer(lay_out=lay_out_files, side_files=side_files),
 )

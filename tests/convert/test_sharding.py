@@ -14,7 +14,7 @@ from llama_convert.convert.architecture import Role, Weight
 from llama_convert.convert.containers.safetensors import read_safetensors
 from llama_convert.convert.containers.slices import DType, LocalFile, TensorSlice
 from llama_convert.convert.expressions import Stored
-from llama_convert.convert.formats.huggingface_writer import lay_out_files
+from llama_convert.convert.formats.huggingface_weights import lay_out_files
 
 Shape = tuple[int, ...]
 

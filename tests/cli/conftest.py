@@ -1,0 +1,88 @@
+"""The command in this process, checkpoints to damage, and the laws that hold for every refusal."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llama_convert.cli import main
+from tests.checkpoints import CASES, Case
+from tests.cli.commands import Result, leftovers
+
+BY_NAME = {case.name: case for case in CASES}
+
+
+@pytest.fixture
+def run(capfd: pytest.CaptureFixture[str]) -> Iterator[Callable[..., Result]]:
+    """arguments -> the finished command."""
+    handler = signal.getsignal(signal.SIGTERM)
+
+    def ran(*arguments: object) -> Result:
+        capfd.readouterr()
+        status = main([str(argument) for argument in arguments])
+        return Result(status, *capfd.readouterr())
+
+    yield ran
+    signal.signal(signal.SIGTERM, handler)
+
+
+@pytest.fixture
+def source(meta_checkpoint: Callable[[Case], Path], tmp_path: Path) -> Callable[..., Path]:
+    """(case, layout of write_meta) -> a checkpoint of Meta's that the test may change."""
+
+    def made(name: str = "3.1-4shards", *, checklist: bool = False, **layout: Any) -> Path:
+        folder = tmp_path / "source"
+        if layout:
+            return BY_NAME[name].write(folder, checklist=checklist, **layout)
+        shutil.copytree(meta_checkpoint(BY_NAME[name]), folder)
+        if not checklist:
+            (folder / "checklist.chk").unlink()
+        return folder
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def converted(meta_checkpoint: Callable[[Case], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Case 3-2shards in Hugging Face's format, four weight files; read only."""
+    handler = signal.getsignal(signal.SIGTERM)
+    folder = tmp_path_factory.mktemp("converted") / "huggingface"
+    assert main(["convert", str(meta_checkpoint(BY_NAME["3-2shards"])), str(folder), "-q", "--shard-size", "1MB"]) == 0
+    signal.signal(signal.SIGTERM, handler)
+    return folder
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> Path:
+    return tmp_path / "output"
+
+
+@pytest.fixture
+def refuses(run: Callable[..., Result], output: Path) -> Callable[..., str]:
+    """(source, options, status) -> the text of the refusal; nothing is left on disk, and advice is given."""
+
+    def refused(source: Path, *options: object, status: int = 3) -> str:
+        result = run("convert", source, output, *options)
+        check_refusal(result, status)
+        assert leftovers(output) == []
+        return "\n".join(result.complaint)
+
+    return refused
+
+
+def check_refusal(result: Result, status: int) -> None:
+    """One line that says what is wrong, indented details, one line of advice."""
+    assert result.status == status, result.err
+    assert result.out == ""
+    assert "Traceback" not in result.err
+    assert "internal error" not in result.err
+    first, *details, advice = result.complaint
+    assert first.removeprefix("llama-convert: ").strip()
+    assert all(line.startswith("  ") for line in details), result.err
+    assert advice[:1].isupper(), "the last line is no advice"
+    assert advice.endswith((".", "?", "login", "pull")), advice
