@@ -19,13 +19,14 @@ _SIDE_BYTES = 64 << 20
 
 def partial_folder(folder: Path) -> Path:
     """Where the folder's files lie until they are whole: beside it, so that a rename publishes them."""
-    return folder.parent / f".{folder.name}.partial"
+    place = folder.resolve()
+    return place.parent / f".{place.name}.partial"
 
 
 def check_destination(folder: Path, sources: Path, nbytes: int, *, overwrite: bool) -> None:
     """Whether the output may be written and will fit; nothing is created.
 
-    Raises UsageError: it exists (unless empty or to be overwritten), it is the source, or in it. SpaceError:
+    Raises UsageError: it exists (unless empty or to be overwritten), it is the source, or holds it. SpaceError:
     the disk has no `nbytes` bytes free, old output included: that is removed only at the end.
     """
     target, source = folder.resolve(), sources.resolve()
@@ -68,7 +69,7 @@ def staged(folder: Path) -> Iterator[Path]:
     the fresh folder is removed and `folder` is as it was. A leftover of a killed run is removed at the start.
     Raises UsageError while another run is writing to the same place.
     """
-    partial = partial_folder(folder)
+    folder, partial = folder.resolve(), partial_folder(folder)
     with _lock(partial.with_suffix(".lock"), folder):
         _recover(folder)
         shutil.rmtree(partial, ignore_errors=True)
@@ -88,10 +89,12 @@ def _lock(path: Path, folder: Path) -> Iterator[None]:
     with path.open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise UsageError(
-                f"{folder}: another run is writing it now", advice="Wait for it, or give another folder."
-            ) from error
+            # A run that ends removes the file: the lock may be on one that is no longer there.
+            mine = path.stat().st_ino == os.fstat(file.fileno()).st_ino
+        except OSError:
+            mine = False
+        if not mine:
+            raise UsageError(f"{folder}: another run is writing it now", advice="Wait for it, or give another folder.")
         try:
             yield
         finally:

@@ -89,7 +89,7 @@ def _check_names(form: Format, files: Sequence[TensorFile], params: Params) -> N
         raise CheckpointError(
             f"{files[0].path.parent}: this is not a complete Meta checkpoint ({len(problems)} problems)",
             problems=problems,
-            advice=f"{params.path} says {params.layers} layers. Is it the one of these shards?",
+            advice=f"Is params.json, which says {params.layers} layers, the one of these shards?",
         )
 
 

@@ -140,6 +140,11 @@ def test_extension_codes_are_refused(opcode):
     assert "EXT" in refusal(START + opcode + b".")
 
 
+def test_a_dict_is_not_filled_by_its_constructor():
+    assert "constructor" in refusal(START + b"ccollections\nOrderedDict\n}\x85R.")
+    assert read(START + b"ccollections\nOrderedDict\n)R.") == {}
+
+
 def test_names_cannot_steer_a_terminal():
     assert "\x1b" not in refusal(START + text("x\x1b[2J") + text("y\n") + b"\x93.")
 
@@ -328,6 +333,16 @@ def test_any_instructions(codes):
     """Bytes drawn from the instructions themselves go further than random ones."""
     with bounded(), suppress(PickleError):
         read(START + b"".join(codes))
+
+
+@pytest.mark.parametrize("keys", [7, None, {"a": 1}, "text", [1, 2], "twice"])
+def test_a_list_of_storages_that_is_none(tmp_path, keys):
+    start = STREAM.rindex(b"\x80\x02]")
+    whole = pickle.loads(STREAM[start:])
+    changed = [*whole, whole[0]] if keys == "twice" else keys
+    (tmp_path / "a.pth").write_bytes(STREAM[:start] + pickle.dumps(changed, 4) + bytes(100))
+    with pytest.raises(CheckpointError, match="list of storages"):
+        read_pth(LocalFile(tmp_path / "a.pth"))
 
 
 @FUZZ
