@@ -74,7 +74,8 @@ def failure(error: BaseException) -> Failure:
     if isinstance(error, MemoryError):
         return Failure(status, "out of memory", advice="Close other programs, or use a machine with more.")
     if isinstance(error, OSError):
-        return Failure(_OS_STATUSES.get(error.errno or 0, status), _os_text(error))
+        status = _OS_STATUSES.get(error.errno or 0, status)
+        return Failure(status, _os_text(error), advice="Check the path, its permissions and its disk.")
     return Failure(
         status,
         f"internal error: {type(error).__name__}: {error}",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Option
 
 from llama_convert.cli import options
-from llama_convert.cli.converting import carry_out, conversion_json, plan_text
+from llama_convert.cli.converting import carry_out, conversion_json, plan_json, plan_text
 from llama_convert.cli.output import Output
 
 if TYPE_CHECKING:
@@ -68,6 +68,7 @@ def script(
         _hold_against_files(plan, model_size, num_shards)
     if dry_run:
         output.result(plan_text(plan))
+        output.data({"ok": True, "plan": plan_json(plan)})
         return
     done = carry_out(plan, Path(output_dir), overwrite=overwrite, check=not no_check, output=output)
     if push_to_hub:

@@ -7,7 +7,7 @@ import json
 import platform
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timezone
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ from llama_convert.convert.expressions import describe, slices
 from llama_convert.convert.plan import Plan, Step
 
 NAME = "conversion.json"
+# What took part: numpy moved rows; torch, where values were cast.
+_VERSIONS = ("llama-convert", "numpy", "torch")
 _LARGEST_HASHED = 64 << 20  # bytes; larger files are known by the digest of their table of contents
 
 
@@ -42,8 +44,15 @@ def write_certificate(folder: Path, values: Mapping[str, Any]) -> None:
 
 
 def _tool() -> dict[str, str]:
-    names = ("llama-convert", "numpy", "torch", "safetensors", "tokenizers")
-    return {**{name: version(name) for name in names}, "python": platform.python_version()}
+    return {**{name: version(name) for name in _VERSIONS if _installed(name)}, "python": platform.python_version()}
+
+
+def _installed(name: str) -> bool:
+    try:
+        version(name)
+    except PackageNotFoundError:
+        return False
+    return True
 
 
 def _source(source: Checkpoint, records_checked: int) -> dict[str, Any]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from llama_convert.convert.aside import written_aside
 from llama_convert.convert.certificate import certificate, write_certificate
 from llama_convert.convert.errors import UsageError
 from llama_convert.convert.formats import FORMATS, open_checkpoint
@@ -75,23 +75,14 @@ def convert_checkpoint(
 
 def _write(plan: Plan, folder: Path, checks: Checks, on_progress: Callable[[Moved], None]) -> tuple[Unusual, ...]:
     unusual = []
-    # The side files take Python time, the weights the kernel's: side by side they cost no more than the longer.
-    with ThreadPoolExecutor(1) as pool:
-        side = pool.submit(_write_side_files, plan, folder)
+    with written_aside(plan.side_files, folder):
         for event in run(plan, folder, checks):
             if isinstance(event, Moved):
                 on_progress(event)
             else:
                 unusual.append(event)
-        side.result()
-    return tuple(unusual)
-
-
-def _write_side_files(plan: Plan, folder: Path) -> None:
-    for file in plan.side_files:
-        path = folder / file.name
-        path.parent.mkdir(exist_ok=True)
-        file.write(path)
+    order = [step.name for step in plan.steps]  # threads find them in any
+    return tuple(sorted(unusual, key=lambda found: order.index(found.name)))
 
 
 def _options(plan: Plan, check: bool) -> dict[str, object]:

@@ -32,8 +32,9 @@ def check_destination(folder: Path, sources: Path, nbytes: int, *, overwrite: bo
     target, source = folder.resolve(), sources.resolve()
     if target == source or target in source.parents:
         raise UsageError(f"{folder}: this is the source, or holds it", advice="Give another folder for the output.")
-    if folder.exists() and not folder.is_dir():
-        raise UsageError(f"{folder}: exists and is no folder", advice="Give another name for the output.")
+    place = next(path for path in (target, *target.parents) if path.exists())
+    if not place.is_dir():
+        raise UsageError(f"{place}: exists and is no folder", advice="Give another name for the output.")
     _check_existing(folder, overwrite=overwrite)
     _check_space(folder, nbytes + _SIDE_BYTES)
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import errno
 import os
-import sys
 import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -39,9 +38,6 @@ _KERNEL_BYTES = 64 << 20
 _PAGE = 4096
 # What copy_file_range answers where the file systems at hand cannot do it.
 _NO_KERNEL_COPY = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM)
-# Seconds a thread may hold the interpreter while others wait: moving bytes needs it often but for microseconds,
-# and the default of 5 ms would make it wait for the tokenizer's conversion every time.
-_TURN = 0.0005
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +71,6 @@ def run(plan: Plan, folder: Path, checks: Checks) -> Iterator[Happening]:
     with ExitStack() as stack:
         sources = stack.enter_context(_opened(plan.source))
         targets = [stack.enter_context(_created(file, folder)) for file in plan.files]
-        stack.enter_context(_short_turns())
         stop = Event()
         pool = stack.enter_context(_workers(stop))
         mover = _Mover(sources, checks, stop, events.put)
@@ -119,16 +114,6 @@ def _created(file: WeightFile, folder: Path) -> Iterator[int]:
             ) from error
         output.write(file.header)
         yield output.fileno()
-
-
-@contextmanager
-def _short_turns() -> Iterator[None]:
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(_TURN)
-    try:
-        yield
-    finally:
-        sys.setswitchinterval(before)
 
 
 @contextmanager

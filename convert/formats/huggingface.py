@@ -54,7 +54,9 @@ def open_huggingface(folder: Path, llama_version: str | None) -> Checkpoint:
     _refuse_foreign(folder, values)
     files = _open_files(folder)
     found = {name: tensor for file in files for name, tensor in file.tensors.items()}
-    config = _config(folder, values, tied=HUGGING_FACE.names[Role.HEAD] not in found)
+    # Where config.json does not tie the head, transformers fills a missing one with random numbers.
+    tied = values.get("tie_word_embeddings") is True and HUGGING_FACE.names[Role.HEAD] not in found
+    config = _config(folder, values, tied)
     parts = _parts(folder, files, config)
     _check_head(folder, values, parts)
     tokenizer = _tokenizer(folder)
@@ -160,7 +162,9 @@ def _check_sizes(folder: Path, values: Mapping[str, Any], rope: Mapping[str, Any
         )
     problems = [*no_numbers(values, _WHOLE, ("rms_norm_eps",)), *no_numbers(rope, (), ("rope_theta", *_SCALING))]
     if not problems:
-        problems = [f"{name} must be at least 1" for name in _WHOLE if (values.get(name) or 1) < 1]
+        problems = [
+            f"{name} must be at least 1" for name in _WHOLE if values.get(name) is not None and values[name] < 1
+        ]
         if values["num_hidden_layers"] > MOST_LAYERS:
             problems.append(f"num_hidden_layers {values['num_hidden_layers']} is more than any model has")
     if problems:

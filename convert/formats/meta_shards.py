@@ -132,7 +132,7 @@ def _check_shard_count(form: Format, files: Sequence[TensorFile], params: Params
     if needed > len(files) and needed.is_integer():
         raise CheckpointError(
             f"{folder}: {len(files)} shards found, but the model has {needed:.0f}",
-            problems=[f"missing  consolidated.{number:02}.pth" for number in range(len(files), int(needed))][:64],
+            problems=[f"missing  consolidated.{number:02}.pth" for number in range(len(files), int(needed))[:64]],
             advice="Download the missing files into the same folder.",
         )
     if needed < len(files):

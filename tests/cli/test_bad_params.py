@@ -153,9 +153,7 @@ def test_the_wrong_tokenizer(
     ],
     ids=["cut", "rank twice", "empty", "html", "lfs"],
 )
-def test_a_damaged_tokenizer(
-    source: Source, refuses: Refuses, damage: Callable[[bytes], bytes], words: str
-) -> None:
+def test_a_damaged_tokenizer(source: Source, refuses: Refuses, damage: Callable[[bytes], bytes], words: str) -> None:
     folder = source("3-2shards")
     path = folder / "tokenizer.model"
     path.write_bytes(damage(path.read_bytes()))
