@@ -2,7 +2,7 @@
 
 The commands run in turn, on the same disk. llama-convert syncs what it wrote before it says that it is done, so
 its peer is `cp` followed by `sync`; plain `cp`, which leaves that to the system, is printed as well. Before every
-run the source is copied and the copy removed, unmeasured: on a virtual machine, memory that lay idle has gone back
+run the source is copied twice and the copies removed, unmeasured: on a virtual machine, memory that lay idle has gone back
 to the host, and whoever touches it first waits for it.
 """
 
@@ -55,9 +55,13 @@ def _peak(runs: list[Run]) -> int:
 
 
 def _warm(source: Path, target: Path) -> None:
-    shutil.rmtree(target, ignore_errors=True)
-    subprocess.run(["cp", "-r", "--reflink=never", source, target], check=True)
-    shutil.rmtree(target)
+    """Twice the memory that a run needs is touched and freed: source and output may both be in the page cache."""
+    copies = [target, target.with_name("second")]
+    for copy in copies:
+        shutil.rmtree(copy, ignore_errors=True)
+        subprocess.run(["cp", "-r", "--reflink=never", source, copy], check=True)
+    for copy in copies:
+        shutil.rmtree(copy)
     os.sync()
 
 

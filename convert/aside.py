@@ -13,7 +13,8 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryFile
+from typing import IO
 
 from llama_convert.convert.plan import SideFile
 
@@ -27,27 +28,26 @@ def written_aside(files: Sequence[SideFile], folder: Path) -> Iterator[None]:
 
     Raises what writing them raises. The child does not outlive the block.
     """
-    child = subprocess.Popen(
-        [sys.executable, "-c", _CHILD.format(__name__)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,  # an interruption is the parent's to handle
-    )
-    with child:
+    with TemporaryFile() as task, _started(task, files, folder) as child:
         try:
-            _send(child, [sys.path, (tuple(files), folder.resolve())])
             yield
             _raise_failure(child)
         finally:
             child.kill()
 
 
-def _send(child: subprocess.Popen[bytes], values: Sequence[Any]) -> None:
-    assert child.stdin
-    with child.stdin:
-        for value in values:
-            pickle.dump(value, child.stdin)
+def _started(task: IO[bytes], files: Sequence[SideFile], folder: Path) -> subprocess.Popen[bytes]:
+    # A file, not a pipe: nobody waits for the child to start reading.
+    for value in (sys.path, (tuple(files), folder.resolve())):
+        pickle.dump(value, task)
+    task.seek(0)
+    return subprocess.Popen(
+        [sys.executable, "-c", _CHILD.format(__name__)],
+        stdin=task,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,  # an interruption is the parent's to handle
+    )
 
 
 def _raise_failure(child: subprocess.Popen[bytes]) -> None:

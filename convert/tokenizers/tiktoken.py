@@ -121,11 +121,12 @@ def merges(vocabulary: TiktokenVocabulary) -> Iterator[tuple[int, int]]:
     Lazy; 0.4 s for Llama 3.
     Source: huggingface/transformers convert_slow_tokenizer.py, TikTokenConverter.
     """
-    ranks = vocabulary.ranks()
+    rank = vocabulary.ranks().get
     for token in vocabulary.tokens:
-        splits = []
-        for cut in range(1, len(token)):
-            left = ranks.get(token[:cut])
-            if left is not None and (right := ranks.get(token[cut:])) is not None:
-                splits.append((left, right))
-        yield from sorted(splits)
+        splits = [
+            (left, right)
+            for cut in range(1, len(token))
+            if (left := rank(token[:cut])) is not None and (right := rank(token[cut:])) is not None
+        ]
+        splits.sort()
+        yield from splits

@@ -9,6 +9,7 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from json.encoder import encode_basestring
 from pathlib import Path
 from typing import BinaryIO
 
@@ -164,7 +165,7 @@ def _bpe(*, unknown: str | None, fuse_unknown: bool, byte_fallback: bool, ignore
 def _write(file: BinaryIO, recipe: _Recipe) -> None:
     added = [{"id": token.id, **token.properties()} for token in recipe.added]
     head = {"version": "1.0", "truncation": None, "padding": None, "added_tokens": added, **recipe.steps}
-    quoted = [_json(text) for text in recipe.texts]
+    quoted = [encode_basestring(text) for text in recipe.texts]  # json.dumps of a string, without its set-up
     file.write(f'{_json(head)[:-1]},\n"model": {_json(recipe.model)[:-1]},\n"vocab": {{'.encode())
     _write_entries(file, (f"{text}: {i}" for i, text in enumerate(quoted)))
     file.write(b'},\n"merges": [')
