@@ -2,8 +2,8 @@
 
 The commands run in turn, on the same disk. llama-convert syncs what it wrote before it says that it is done, so
 its peer is `cp` followed by `sync`; plain `cp`, which leaves that to the system, is printed as well. Before every
-run the source is copied twice and the copies removed, unmeasured: on a virtual machine, memory that lay idle has gone back
-to the host, and whoever touches it first waits for it.
+run the source is copied twice and the copies removed, unmeasured: on a virtual machine, memory that lay idle has gone
+back to the host, and whoever touches it first waits for it.
 """
 
 from __future__ import annotations

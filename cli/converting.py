@@ -11,9 +11,10 @@ from llama_convert.cli import options
 from llama_convert.cli.failures import DIFFERENT
 from llama_convert.cli.output import Output, count, gigabytes, table
 from llama_convert.cli.verifying import run_verification
+from llama_convert.convert.errors import counted
 
 if TYPE_CHECKING:
-    from llama_convert.convert import Conversion, Plan
+    from llama_convert.convert import Conversion, Plan, Request
 
 
 def convert(
@@ -33,16 +34,10 @@ def convert(
     quiet: options.Quiet = False,
 ) -> None:
     """Convert a checkpoint into another format, exactly."""
-    from llama_convert.cli.sizes import parse_dtype, parse_size
-    from llama_convert.convert import Request, plan_conversion
+    from llama_convert.convert import plan_conversion
 
     output = Output(json=json, quiet=quiet)
-    request = Request(
-        dtype=parse_dtype(dtype),
-        shard_size=parse_size(shard_size),
-        instruct=instruct,
-        special_tokens=tuple(special_tokens) if special_tokens else None,
-    )
+    request = parse_request(dtype, shard_size, instruct, special_tokens)
     plan = plan_conversion(source, to=to, request=request, llama_version=llama_version)
     if dry_run:
         output.result(plan_text(plan))
@@ -54,6 +49,19 @@ def convert(
     output.data({"ok": report is None or report.ok, **conversion_json(done), "verified": verified})
     if report is not None and not report.ok:
         raise Exit(DIFFERENT)
+
+
+def parse_request(dtype: str | None, shard_size: str, instruct: bool, special_tokens: list[str] | None) -> Request:
+    """The options that say what the output shall be."""
+    from llama_convert.cli.sizes import parse_dtype, parse_size
+    from llama_convert.convert import Request
+
+    return Request(
+        dtype=parse_dtype(dtype),
+        shard_size=parse_size(shard_size),
+        instruct=instruct,
+        special_tokens=tuple(special_tokens) if special_tokens else None,
+    )
 
 
 def carry_out(plan: Plan, target: Path, *, overwrite: bool, check: bool, output: Output) -> Conversion:
@@ -90,22 +98,19 @@ def _report(done: Conversion, output: Output) -> None:
         )
     for note in done.plan.notes:
         output.say(f"note: {note}")
-    checked = f"{done.records_checked:,} checksums held" if done.records_checked else "no checksums checked"
-    output.result(f"{done.folder}: {gigabytes(done.plan.nbytes)} in {_files(done.plan)}, {checked}")
+    checked = f"{counted(done.records_checked, 'checksum')} held" if done.records_checked else "no checksums checked"
+    output.result(
+        f"{done.folder}: {gigabytes(done.plan.nbytes)} in {counted(len(done.plan.files), 'weight file')}, {checked}"
+    )
 
 
 def headline(plan: Plan) -> str:
     """One line: what becomes what."""
     source = plan.source
-    shards = "1 file" if len(source.files) == 1 else f"{len(source.files)} files"
     return (
         f"{source.path}: {source.version.title}, {count(source.config.parameters)} parameters, "
-        f"{source.dtype.label}, {source.format.name} in {shards} -> {plan.target}"
+        f"{source.dtype.label}, {source.format.name} in {counted(len(source.files), 'file')} -> {plan.target}"
     )
-
-
-def _files(plan: Plan) -> str:
-    return "1 weight file" if len(plan.files) == 1 else f"{len(plan.files)} weight files"
 
 
 def plan_text(plan: Plan) -> str:

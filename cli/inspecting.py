@@ -32,6 +32,7 @@ def inspect(
 
 def _text(found: Inspection) -> str:
     from llama_convert.convert.containers.slices import DType
+    from llama_convert.convert.errors import counted
 
     first, *others = found.versions
     config = found.config
@@ -40,7 +41,7 @@ def _text(found: Inspection) -> str:
     kv = f"{config.kv_heads} kv heads" + (f" (each stored {found.kv_copies} times)" if found.kv_copies > 1 else "")
     rows = [
         ("path", str(found.path)),
-        ("format", f"{found.format}, {gigabytes(found.nbytes)} in {found.shards} weight file(s)"),
+        ("format", f"{found.format}, {gigabytes(found.nbytes)} in {counted(found.shards, 'weight file')}"),
         ("version", first + (f"  (would also fit {', '.join(others)})" if others else "")),
         ("parameters", f"{config.parameters:,}" + (", output head tied to the embedding" if config.tied else "")),
         ("dtype", ", ".join(found.dtypes)),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Option
 
 from llama_convert.cli import options
-from llama_convert.cli.converting import carry_out, conversion_json, plan_json, plan_text
+from llama_convert.cli.converting import carry_out, conversion_json, parse_request, plan_json, plan_text
 from llama_convert.cli.output import Output
 
 if TYPE_CHECKING:
@@ -49,18 +49,12 @@ def script(
     quiet: options.Quiet = False,
 ) -> None:
     """Convert Meta's files to Hugging Face's, with the options of convert_llama_weights_to_hf.py."""
-    from llama_convert.cli.sizes import parse_dtype, parse_size
-    from llama_convert.convert import Request, UsageError, plan_conversion
+    from llama_convert.convert import UsageError, plan_conversion
 
     if not safe_serialization:
         raise UsageError("--safe_serialization False: only safetensors are written", advice="Leave the option out.")
     output = Output(json=json, quiet=quiet)
-    request = Request(
-        dtype=parse_dtype(dtype),
-        shard_size=parse_size(shard_size),
-        instruct=instruct,
-        special_tokens=tuple(special_tokens) if special_tokens else None,
-    )
+    request = parse_request(dtype, shard_size, instruct, special_tokens)
     plan = plan_conversion(_input(input_dir, model_size), request=request, llama_version=llama_version)
     if model_size == _TOKENIZER_ONLY:
         plan = plan.tokenizer_only()
@@ -70,9 +64,10 @@ def script(
         output.result(plan_text(plan))
         output.data({"ok": True, "plan": plan_json(plan)})
         return
+    repository = _open_repository(output_dir) if push_to_hub else None
     done = carry_out(plan, Path(output_dir), overwrite=overwrite, check=not no_check, output=output)
-    if push_to_hub:
-        _push(Path(output_dir), output_dir, output)
+    if repository:
+        _push(done.folder, repository, output)
     output.data({"ok": True, **conversion_json(done)})
 
 
@@ -108,6 +103,13 @@ def _size_problem(plan: Plan, model_size: str | None) -> str | None:
     if abs(actual - billions) > billions * _TOLERANCE:
         return f"--model_size {model_size}: the files have {actual:.2f} B parameters"
     return None
+
+
+def _open_repository(name: str) -> str:
+    """Before the conversion: hours of work are not to end at a missing token."""
+    from llama_convert.hub import open_repository
+
+    return open_repository(name)
 
 
 def _push(folder: Path, repository: str, output: Output) -> None:

@@ -49,6 +49,8 @@ LAYER_ROLES = (
 )
 NORM_ROLES = (Role.ATTENTION_NORM, Role.FFN_NORM, Role.FINAL_NORM)
 ROTARY_ROLES = (Role.QUERY, Role.KEY)
+# More than this is a damaged file, not a model: the 405B has 126.
+MOST_LAYERS = 10_000
 
 
 class Weight(NamedTuple):

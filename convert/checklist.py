@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from llama_convert.convert.errors import CheckpointError
+from llama_convert.convert.errors import CheckpointError, counted
 
 _LINE = re.compile(r"([0-9a-fA-F]{32}|[0-9a-fA-F]{64})[ \t]+\*?(?:\./)?(.+)")
 _ALGORITHMS = {32: "md5", 64: "sha256"}
@@ -24,7 +24,7 @@ def read_checklist(folder: Path) -> dict[str, str]:
     unreadable = [line for line, match in matches if match is None]
     if unreadable:
         raise CheckpointError(
-            f"{path}: {len(unreadable)} lines are no digest and name",
+            f"{path}: {counted(len(unreadable), 'line')} without a digest and a name",
             problems=unreadable[:10],
             advice="Fetch checklist.chk again, or remove it.",
         )
@@ -40,7 +40,7 @@ def check_listed(folder: Path) -> None:
     missing = [name for name in listed if not (folder / name).exists()]
     if missing:
         raise CheckpointError(
-            f"{folder}: checklist.chk lists {len(missing)} files that are not here",
+            f"{folder}: checklist.chk lists {counted(len(missing), 'file')} not here",
             problems=missing,
             advice="Download the missing files into the same folder.",
         )

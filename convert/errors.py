@@ -36,3 +36,8 @@ class CheckpointError(ConvertError):
 
 class SpaceError(ConvertError):
     """Not enough disk or memory."""
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 problem`, `3 problems`."""
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")

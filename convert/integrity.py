@@ -10,7 +10,7 @@ from threading import Lock
 from llama_convert.convert.checklist import mismatches, read_checklist
 from llama_convert.convert.checkpoint import Checkpoint
 from llama_convert.convert.containers.slices import Record
-from llama_convert.convert.errors import CheckpointError
+from llama_convert.convert.errors import CheckpointError, counted
 
 _CHUNK = 4 << 20
 # hashlib lets go of the interpreter, so several files are really hashed side by side.
@@ -100,7 +100,7 @@ class Checks:
         problems += [problem for future in self._digests for problem in future.result()]
         if problems:
             raise CheckpointError(
-                f"{self._source.path}: {len(problems)} checksums do not match: bytes were changed or files mixed up",
+                f"{self._source.path}: {counted(len(problems), 'wrong checksum')}: bytes changed or files mixed up",
                 problems=problems,
                 advice="Fetch the named files again.",
             )

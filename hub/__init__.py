@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from llama_convert.hub.errors import HubError
-from llama_convert.hub.upload import push
+from llama_convert.hub.upload import open_repository, push
 
-__all__ = ["HubError", "push"]
+__all__ = ["HubError", "open_repository", "push"]

@@ -2,25 +2,45 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from llama_convert.hub.errors import HubError
 
 
-def push(folder: Path, repository: str) -> str:
-    """Upload the folder's files to the model repository, which is created where it does not exist; its URL.
+def open_repository(repository: str) -> str:
+    """The full name of a model repository that can be written to; it is created where it does not exist.
 
     repository: `organisation/name`, or `name` for the token's own account.
     Raises HubError: no token, no permission, not a repository name, no network.
     """
     from huggingface_hub import HfApi
+
+    with _explained(repository):
+        return HfApi().create_repo(repository, repo_type="model", exist_ok=True).repo_id
+
+
+def push(folder: Path, repository: str) -> str:
+    """Upload the folder's files to the repository; the address of the commit. Raises HubError."""
+    from huggingface_hub import HfApi
+
+    with _explained(repository):
+        commit = HfApi().upload_folder(
+            repo_id=repository, folder_path=folder, commit_message="Convert with llama-convert"
+        )
+    return str(commit.commit_url)
+
+
+@contextmanager
+def _explained(repository: str) -> Iterator[None]:
+    """What the client raises, as one HubError that says what to do."""
+    from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OfflineModeIsEnabled
     from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # whichever HTTP client this version uses
 
-    api = HfApi()
     try:
-        created = api.create_repo(repository, repo_type="model", exist_ok=True)
-        api.upload_folder(repo_id=created.repo_id, folder_path=folder, commit_message="Convert with llama-convert")
+        yield
     except LocalTokenNotFoundError as error:
         raise HubError(f"{repository}: there is no token", advice="Run: hf auth login") from error
     except HFValidationError as error:
@@ -31,9 +51,8 @@ def push(folder: Path, repository: str) -> str:
         raise HubError(f"{repository}: offline mode is on", advice="Unset HF_HUB_OFFLINE and run it again.") from error
     except httpx.TransportError as error:
         raise HubError(
-            f"{repository}: no connection to {api.endpoint}: {error}", advice="Check the network."
+            f"{repository}: no connection to {HfApi().endpoint}: {error}", advice="Check the network."
         ) from error
-    return str(created)
 
 
 def _refused(repository: str, status: int) -> HubError:

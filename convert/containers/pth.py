@@ -17,7 +17,7 @@ from typing import Any
 from llama_convert.convert.containers.lookalikes import refuse_lookalikes
 from llama_convert.convert.containers.slices import ByteSource, Record, TensorFile, TensorSlice
 from llama_convert.convert.containers.unpickler import LONGEST_PICKLE, PickleError, Storage, StoredTensor, unpickle
-from llama_convert.convert.errors import CheckpointError
+from llama_convert.convert.errors import CheckpointError, counted
 
 _ZIP_START = b"PK\x03\x04"
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
@@ -237,7 +237,7 @@ def _stored(source: ByteSource, root: Any) -> dict[str, StoredTensor]:
     foreign = [f"{name}: {type(value).__name__}" for name, value in root.items() if not isinstance(value, StoredTensor)]
     if foreign:
         raise CheckpointError(
-            f"{source.path}: {len(foreign)} entries are not tensors",
+            f"{source.path}: holds more than tensors ({counted(len(foreign), 'foreign value')})",
             problems=foreign[:50],
             advice="Save the state dict alone: a dict from names to tensors.",
         )

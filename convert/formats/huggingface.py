@@ -5,21 +5,20 @@ Sources: transformers models/llama (names, rotate_half), configuration_llama.py 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from llama_convert.convert.architecture import LlamaConfig, Role, RopeScaling, Rotary, Weight, weights
+from llama_convert.convert.architecture import MOST_LAYERS, LlamaConfig, Role, RopeScaling, Rotary, Weight, weights
 from llama_convert.convert.blocks import same
 from llama_convert.convert.checkpoint import Checkpoint, Parts, TokenizerFile
 from llama_convert.convert.containers.safetensors import read_safetensors
 from llama_convert.convert.containers.slices import FLOATS, LocalFile, TensorFile
-from llama_convert.convert.errors import CheckpointError
+from llama_convert.convert.errors import CheckpointError, counted
 from llama_convert.convert.formats.format import Format, Writer
 from llama_convert.convert.formats.huggingface_files import side_files
 from llama_convert.convert.formats.huggingface_weights import lay_out_files
-from llama_convert.convert.formats.numbers import MOST_LAYERS, no_numbers
+from llama_convert.convert.json_files import no_numbers, read_object
 from llama_convert.convert.reading import collect
 from llama_convert.convert.tokenizers.kinds import TokenizerKind
 from llama_convert.convert.versions import Evidence, confirm, fitting
@@ -50,7 +49,7 @@ def open_huggingface(folder: Path, llama_version: str | None) -> Checkpoint:
     Raises CheckpointError: another architecture, quantised weights, missing sizes, missing, unknown or
     misshapen tensors, files that the index names but the folder lacks.
     """
-    values = _load(folder / "config.json")
+    values = read_object(folder / "config.json")
     _refuse_foreign(folder, values)
     files = _open_files(folder)
     found = {name: tensor for file in files for name, tensor in file.tensors.items()}
@@ -71,18 +70,6 @@ def open_huggingface(folder: Path, llama_version: str | None) -> Checkpoint:
         tokenizer=tokenizer,
         dtype=parts[Weight(Role.TOKENS)].slices[0].dtype,
     )
-
-
-def _load(path: Path) -> Mapping[str, Any]:
-    try:
-        values = json.loads(path.read_bytes())
-        if not isinstance(values, dict):
-            raise ValueError("it holds no object")
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path}: missing", advice="Download it into the same folder.") from error
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: unreadable: {error}", advice="Download it again.") from error
-    return values
 
 
 def _refuse_foreign(folder: Path, values: Mapping[str, Any]) -> None:
@@ -116,7 +103,7 @@ def _open_files(folder: Path) -> list[TensorFile]:
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
         raise CheckpointError(
-            f"{folder}: {len(missing)} of {len(names)} weight files are missing",
+            f"{folder}: {counted(len(missing), 'weight file')} of {len(names)} missing",
             problems=missing,
             advice="Download the missing files into the same folder.",
         )
@@ -126,7 +113,7 @@ def _open_files(folder: Path) -> list[TensorFile]:
 def _file_names(index: Path) -> list[str]:
     if not index.exists():
         return ["model.safetensors"]
-    places = _load(index).get("weight_map")
+    places = read_object(index).get("weight_map")
     if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
         raise CheckpointError(f"{index}: has no weight_map from tensors to files", advice="Download it again.")
     return sorted(set(places.values()))
@@ -221,7 +208,7 @@ def _parts(folder: Path, files: list[TensorFile], config: LlamaConfig) -> dict[W
     ]
     if problems:
         raise CheckpointError(
-            f"{folder}: this is not a complete Hugging Face checkpoint ({len(problems)} problems)",
+            f"{folder}: this is not a complete Hugging Face checkpoint ({counted(len(problems), 'problem')})",
             problems=problems,
             advice="Are the weights and config.json of the same model?",
         )

@@ -13,7 +13,7 @@ from typing import Any
 from llama_convert.convert.architecture import LlamaConfig
 from llama_convert.convert.checkpoint import Checkpoint
 from llama_convert.convert.containers.slices import DType
-from llama_convert.convert.formats.json_files import json_file
+from llama_convert.convert.json_files import json_file
 from llama_convert.convert.plan import Request, SideFile
 from llama_convert.convert.tokenizers.chat import chat_template
 from llama_convert.convert.tokenizers.huggingface import special_tokens_map, tokenizer_config

@@ -8,7 +8,7 @@ from typing import Any
 from llama_convert.convert.architecture import Weight
 from llama_convert.convert.containers.safetensors import lay_out
 from llama_convert.convert.expressions import Expression, nbytes
-from llama_convert.convert.formats.json_files import json_file
+from llama_convert.convert.json_files import json_file
 from llama_convert.convert.plan import SideFile, Step, WeightFile
 
 Named = tuple[Weight, str, Expression]

@@ -13,7 +13,7 @@ from llama_convert.convert.checklist import check_listed
 from llama_convert.convert.checkpoint import Checkpoint, TokenizerFile
 from llama_convert.convert.containers.pth import read_pth
 from llama_convert.convert.containers.slices import LocalFile, TensorFile
-from llama_convert.convert.errors import CheckpointError
+from llama_convert.convert.errors import CheckpointError, counted
 from llama_convert.convert.formats.format import Format
 from llama_convert.convert.formats.meta_params import Params, read_params
 from llama_convert.convert.formats.meta_shards import copies_of_kv_heads, is_tied, merge
@@ -87,7 +87,7 @@ def _open_shards(folder: Path) -> tuple[TensorFile, ...]:
     missing = sorted(set(range(max(numbers) + 1)) - set(numbers))
     if missing:
         raise CheckpointError(
-            f"{folder}: {len(missing)} of {max(numbers) + 1} shards are missing",
+            f"{folder}: {counted(len(missing), 'shard')} of {max(numbers) + 1} missing",
             problems=[f"consolidated.{number:02}.pth" for number in missing],
             advice="Download the missing files into the same folder.",
         )

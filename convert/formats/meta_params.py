@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from llama_convert.convert.architecture import MOST_LAYERS
 from llama_convert.convert.errors import CheckpointError
-from llama_convert.convert.formats.numbers import MOST_LAYERS, no_numbers
+from llama_convert.convert.json_files import no_numbers, read_object
 from llama_convert.convert.tokenizers.kinds import TokenizerKind
 
 _REQUIRED = ("dim", "n_layers", "n_heads", "norm_eps")
@@ -90,18 +90,10 @@ def read_params(folder: Path) -> Params:
 
 
 def _load(path: Path) -> Mapping[str, Any]:
-    try:
-        values = json.loads(path.read_bytes())
-        if isinstance(values, dict):
-            values = values.get("model", values)
-        if not isinstance(values, dict):
-            raise ValueError("it holds no object of sizes")
-    except FileNotFoundError as error:
-        raise CheckpointError(
-            f"{path}: missing", advice="Download params.json into the folder of the shards."
-        ) from error
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: unreadable: {error}", advice="Download params.json again.") from error
+    values = read_object(path)
+    values = values.get("model", values)
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{path}: unreadable: its model is no object", advice="Download params.json again.")
     return values
 
 

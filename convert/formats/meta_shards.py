@@ -8,7 +8,7 @@ from llama_convert.convert.architecture import LAYER_ROLES, NORM_ROLES, Role, We
 from llama_convert.convert.blocks import same
 from llama_convert.convert.checkpoint import Parts
 from llama_convert.convert.containers.slices import FLOATS, DType, TensorFile
-from llama_convert.convert.errors import CheckpointError
+from llama_convert.convert.errors import CheckpointError, counted
 from llama_convert.convert.expressions import Stored
 from llama_convert.convert.formats.format import Format
 from llama_convert.convert.formats.meta_params import Params
@@ -69,7 +69,7 @@ def _refuse_foreign(files: Sequence[TensorFile]) -> None:
     ]
     if found:
         raise CheckpointError(
-            f"{files[0].path.parent}: quantised weights are not supported ({len(found)} tensors)",
+            f"{files[0].path.parent}: quantised weights are not supported ({counted(len(found), 'tensor')})",
             problems=found[:10],
             advice="Use the unquantised release of this model (bf16).",
         )
@@ -87,7 +87,7 @@ def _check_names(form: Format, files: Sequence[TensorFile], params: Params) -> N
     problems += [f"unknown  {name} in {_listed(shards, files)}" for name, shards in sorted(unknown.items())]
     if problems:
         raise CheckpointError(
-            f"{files[0].path.parent}: this is not a complete Meta checkpoint ({len(problems)} problems)",
+            f"{files[0].path.parent}: this is not a complete Meta checkpoint ({counted(len(problems), 'problem')})",
             problems=problems,
             advice=f"Is params.json, which says {params.layers} layers, the one of these shards?",
         )
@@ -110,7 +110,7 @@ def _check_kinds(form: Format, files: Sequence[TensorFile], params: Params) -> N
                 )
     if problems:
         raise CheckpointError(
-            f"{files[0].path.parent}: tensors that are no weights of a Llama ({len(problems)} problems)",
+            f"{files[0].path.parent}: tensors that are no weights of a Llama ({counted(len(problems), 'problem')})",
             problems=problems,
             advice="Were the files changed since Meta released them? Fetch them again.",
         )
@@ -131,13 +131,13 @@ def _check_shard_count(form: Format, files: Sequence[TensorFile], params: Params
     needed = params.hidden_size / shares.pop()
     if needed > len(files) and needed.is_integer():
         raise CheckpointError(
-            f"{folder}: {len(files)} shards found, but the model has {needed:.0f}",
+            f"{folder}: {counted(len(files), 'shard')} found, but the model has {needed:.0f}",
             problems=[f"missing  consolidated.{number:02}.pth" for number in range(len(files), int(needed))[:64]],
             advice="Download the missing files into the same folder.",
         )
     if needed < len(files):
         raise CheckpointError(
-            f"{folder}: {len(files)} shards found, but the model has {needed:g}",
+            f"{folder}: {counted(len(files), 'shard')} found, but the model has {needed:g}",
             problems=[f"surplus  {file.path.name}" for file in files[max(int(needed), 1) :]],
             advice="Put the shards of one model into a folder of their own.",
         )
@@ -160,7 +160,7 @@ def _check_shapes(form: Format, parts: Mapping[Weight, Parts], params: Params) -
     ]
     if problems:
         raise CheckpointError(
-            f"{params.path.parent}: tensors do not fit params.json or each other ({len(problems)} problems)",
+            f"{params.path.parent}: tensors do not fit params.json or each other ({counted(len(problems), 'problem')})",
             problems=problems,
             advice="Are all shards and params.json of the same model?",
         )

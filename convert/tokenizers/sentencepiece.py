@@ -11,7 +11,7 @@ from enum import Enum
 from math import isfinite
 from pathlib import Path
 
-from llama_convert.convert.errors import CheckpointError
+from llama_convert.convert.errors import CheckpointError, counted
 from llama_convert.convert.tokenizers.problems import capped, read_bytes
 from llama_convert.convert.tokenizers.wire import Field, WireError, fields
 
@@ -197,7 +197,7 @@ def _text(field: Field) -> str:
 
 def _refuse(path: Path, what: str, problems: list[str], advice: str) -> None:
     if problems:
-        summary = f"{path}: the SentencePiece model {what} ({len(problems)} problems)."
+        summary = f"{path}: the SentencePiece model {what} ({counted(len(problems), 'problem')})."
         raise CheckpointError(summary, problems=capped(problems), advice=advice)
 
 

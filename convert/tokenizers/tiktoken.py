@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from llama_convert.convert.errors import CheckpointError
+from llama_convert.convert.errors import CheckpointError, counted
 from llama_convert.convert.tokenizers.problems import capped, read_bytes
 
 LLAMA_3_RANKS = 128_000
@@ -52,7 +52,7 @@ def read_tiktoken(path: Path) -> TiktokenVocabulary:
     problems = reading.problems + _missing(reading)
     if problems:
         raise CheckpointError(
-            f"{path}: the tokenizer file is damaged ({len(problems)} problems).",
+            f"{path}: the tokenizer file is damaged ({counted(len(problems), 'problem')}).",
             problems=capped(problems),
             advice="Download tokenizer.model again and compare its size with the one on the server.",
         )

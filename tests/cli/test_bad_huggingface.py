@@ -79,7 +79,7 @@ def test_what_is_no_weight_file(folder: Path, refuses: Callable[[Path], str], co
 
 def test_a_missing_file_of_the_index(folder: Path, refuses: Callable[[Path], str]) -> None:
     (folder / "model-00002-of-00004.safetensors").unlink()
-    assert "1 of 4 weight files are missing\n  model-00002-of-00004.safetensors\n" in refuses(folder)
+    assert "1 weight file of 4 missing\n  model-00002-of-00004.safetensors\n" in refuses(folder)
 
 
 @pytest.mark.parametrize("content", ["{}", '{"weight_map": ["a"]}', '{"weight_map": {"a": 3}}'])
@@ -124,7 +124,7 @@ def test_a_head_that_is_neither_stored_nor_tied_is_missing(folder: Path, refuses
     """Transformers would fill it with random numbers."""
     ignored = "model.layers.0.self_attn.rotary_emb.inv_freq"
     change_header(holding(folder, "lm_head.weight"), lambda header: header.replace("lm_head.weight", ignored))
-    assert "(1 problems)\n  missing  lm_head.weight\n" in refuses(folder)
+    assert "(1 problem)\n  missing  lm_head.weight\n" in refuses(folder)
 
 
 def test_a_name_twice_in_a_header(folder: Path, refuses: Callable[[Path], str]) -> None:

@@ -21,7 +21,7 @@ def test_missing_params(source: Source, refuses: Refuses) -> None:
     (folder / "params.json").unlink()
     text = refuses(folder)
     assert f"{folder / 'params.json'}: missing" in text
-    assert text.endswith("Download params.json into the folder of the shards.")
+    assert text.endswith("Download params.json into the same folder.")
 
 
 @pytest.mark.parametrize("content", ["{not json", "", "[1, 2]", '"text"', '{"model": [1]}', "\x00", "[" * 100_000])

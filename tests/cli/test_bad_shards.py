@@ -239,8 +239,8 @@ def test_a_malicious_pickle_is_named_and_not_executed(
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"garbage\nmore garbage\n", "2 lines are no digest and name"),
-        (b"\xff\xfe\x00garbage", "1 lines are no digest and name"),
+        (b"garbage\nmore garbage\n", "2 lines without a digest and a name"),
+        (b"\xff\xfe\x00garbage", "1 line without a digest and a name"),
         (b"0" * 32 + b"  consolidated.07.pth\n", "consolidated.07.pth"),
         (b"0" * 32 + b"  params.json\n", f"params.json has [0-9a-f]{{32}}; checklist.chk lists {'0' * 32}"),
     ],

@@ -133,7 +133,7 @@ def test_refusals(
     told = json.loads(done.stdout)
     assert (told["ok"], told["status"]) == (False, 4)
     assert told["advice"]
-    assert (tmp_path / repository / "model.safetensors").exists(), "the conversion itself is done"
+    assert not (tmp_path / repository).exists(), "told before the conversion, not after hours"
     assert hub.files == {}
 
 

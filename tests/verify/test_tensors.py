@@ -132,6 +132,7 @@ def test_a_tied_head_is_held_against_the_embedding(open_pair):
 def test_a_head_lost_for_the_embedding_is_found(open_pair):
     def lost(weights, config, model):
         del weights["lm_head.weight"]
+        config["tie_word_embeddings"] = True
 
     (found,) = differing(*open_pair(BY_NAME["3.2-untied"], lost))
     assert found.weight == Weight(Role.HEAD)
