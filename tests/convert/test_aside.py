@@ -49,12 +49,16 @@ def test_a_death_there_is_told_here(tmp_path: Path) -> None:
 
 def test_the_process_does_not_outlive_an_interruption(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt), written_aside([SideFile("a", write_forever)], tmp_path):
-        while not (tmp_path / "a").exists():
-            pass
-        raise KeyboardInterrupt
+        _interrupted_when_there(tmp_path / "a")
     child = int((tmp_path / "a").read_text())
     with pytest.raises(ProcessLookupError):
         os.kill(child, 0)
+
+
+def _interrupted_when_there(path: Path) -> None:
+    while not path.exists():
+        pass
+    raise KeyboardInterrupt
 
 
 def write_forever(path: Path) -> None:
