@@ -17,6 +17,7 @@ from torch import Tensor
 
 from llama_convert.convert.architecture import ROTARY_ROLES, Role, Rotary, Weight, weights
 from llama_convert.convert.checkpoint import Checkpoint, Parts
+from llama_convert.convert.errors import counted
 from llama_convert.verify.reading import BLOCK_BYTES, read, torch_type
 from llama_convert.verify.report import LevelResult, judged
 
@@ -82,16 +83,18 @@ class _View:
 
 
 def check_tensors(a: Checkpoint, b: Checkpoint | None) -> LevelResult:
-    """Whether B's weights are A's; with A alone, whether its copies agree and its values are finite."""
+    """Whether B's weights are A's; with A alone, whether its copies agree.
+
+    Values that are NaN or infinite are warnings, which name the tensor.
+    """
     results = list(compare_tensors(a, b))
     findings = tuple(_finding(result) for result in results if not result.equal)
     warnings = tuple(
-        f"{name}: {count:,} values are NaN or infinite"
+        f"{name}: {counted(count, 'value')} NaN or infinite"
         for result in results
         for name, count in result.not_finite.items()
     )
-    if b is None:  # alone, it is what can be wrong; of two sides, both may have it
-        findings, warnings = findings + warnings, ()
+    # NaN may be meant, in rows that no token uses: whether the model still computes, the logits tell.
     return judged(NAME, _figures(results, alone=b is None), findings, warnings)
 
 

@@ -139,7 +139,9 @@ def test_numbers_that_are_none_fail_alone(make_pair):
         weights["model.norm.weight"][0] = torch.nan
 
     _, b = make_pair(BY_NAME["3"], spoil)
-    assert failed(verify(b)) == {"tensors", "logits"}
+    report = verify(b)
+    assert report.levels[1].warnings == (f"{b.name}/model.norm.weight: 1 value NaN or infinite",)
+    assert failed(report) == {"logits"}
 
 
 def test_levels_come_one_by_one_and_by_name(make_pair):

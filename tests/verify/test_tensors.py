@@ -159,9 +159,9 @@ def test_values_that_are_no_numbers_are_named(value, open_pair):
 
     a, b = open_pair(BY_NAME["3"], changed("lm_head.weight", spoil))
     result = check_tensors(a, b)
-    assert result.warnings == ("huggingface/lm_head.weight: 1 values are NaN or infinite",)
+    assert result.warnings == ("huggingface/lm_head.weight: 1 value NaN or infinite",)
     assert result.verdict is Verdict.FAILED
-    assert check_tensors(b, None).verdict is Verdict.FAILED
+    assert check_tensors(b, None).warnings == result.warnings
 
 
 @pytest.mark.parametrize("case", ["3", "1", "3.1-16shards-kv-twice"])
