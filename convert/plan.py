@@ -5,6 +5,7 @@ Pure data, made from headers and shapes alone: it can be printed, counted and co
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -21,6 +22,8 @@ from llama_convert.convert.expressions import Cast, Expression, RotaryOrder, des
 if TYPE_CHECKING:
     from llama_convert.convert.formats.format import Format
 
+# Threads that move bytes. More gain nothing: two saturate most disks, four the memory of a workstation.
+WORKERS = min(4, os.cpu_count() or 1)
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "original/tokenizer.model")
 
 
@@ -109,10 +112,9 @@ class Plan:
         return replace(self, files=(), side_files=kept)
 
     def peak_memory(self) -> int:
-        """Bytes of working memory the run needs beyond the interpreter's own: a few blocks of rows."""
-        evaluated = [step.expression for step in self.steps if runs(step.expression) is None]
-        widest = max((max(row_bytes(expression), BLOCK_BYTES) for expression in evaluated), default=0)
-        return 4 * widest
+        """Bytes of working memory the run needs beyond the interpreter's own: a few blocks a thread."""
+        rows = (row_bytes(step.expression) for step in self.steps if runs(step.expression) is None)
+        return WORKERS * 4 * max(BLOCK_BYTES, *rows, 0)
 
 
 def make_plan(source: Checkpoint, target: Format, request: Request) -> Plan:

@@ -29,10 +29,8 @@ from llama_convert.convert.containers.slices import TensorSlice
 from llama_convert.convert.errors import SpaceError
 from llama_convert.convert.expressions import Cast, runs, slices
 from llama_convert.convert.integrity import Checks, crc32
-from llama_convert.convert.plan import Plan, Step, WeightFile
+from llama_convert.convert.plan import WORKERS, Plan, Step, WeightFile
 
-# More threads than this gain nothing: two saturate most disks, four the memory of a workstation.
-_WORKERS = min(4, os.cpu_count() or 1)
 # Bytes the kernel is asked to copy at once; small enough for progress and interruption to be felt.
 _KERNEL_BYTES = 64 << 20
 _PAGE = 4096
@@ -119,7 +117,7 @@ def _created(file: WeightFile, folder: Path) -> Iterator[int]:
 @contextmanager
 def _workers(stop: Event) -> Iterator[ThreadPoolExecutor]:
     """Threads that are told to stop, and waited for, when the block is left for whatever reason."""
-    pool = ThreadPoolExecutor(_WORKERS, thread_name_prefix="move")
+    pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="move")
     try:
         yield pool
     finally:
