@@ -17,17 +17,12 @@ from torch import Tensor
 
 from tests.checkpoints import (
     CASES,
-    PIECES,
-    RANKS,
     SPECIAL_TOKENS,
     SPLIT_AXES,
-    WHOLE_TOKEN,
     Case,
     MetaModel,
     Tied,
     random_model,
-    small_sentencepiece,
-    small_tiktoken,
     with_kv_copies,
     write_meta,
 )
@@ -40,6 +35,7 @@ from tests.meta_reference import (
     relative_difference,
     transformers_logits,
 )
+from tests.small_tokenizers import PIECES, RANKS, WHOLE_TOKEN, small_sentencepiece, small_tiktoken
 
 POSITIONS = 256
 Weights = dict[str, Tensor]

@@ -6,7 +6,9 @@ import json
 import random
 from pathlib import Path
 
+import llama_models
 import pytest
+import sentencepiece
 
 from llama_convert.convert.tokenizers.added import added_tokens
 from llama_convert.convert.tokenizers.chat import chat_template
@@ -100,7 +102,6 @@ def write_folder():
 
 @pytest.fixture(scope="session")
 def meta_path():
-    llama_models = pytest.importorskip("llama_models")
     return Path(llama_models.__file__).parent / "llama3" / "tokenizer.model"
 
 
@@ -152,7 +153,6 @@ def made_up_text(lines=400, seed=7):
 
 def _train(**options):
     """The bytes of a SentencePiece model with the options that Llama's was trained with."""
-    sentencepiece = pytest.importorskip("sentencepiece")
     model = io.BytesIO()
     llama_like = {
         "model_type": "bpe",

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import sentencepiece
 
 from llama_convert.convert.errors import UsageError
 from llama_convert.convert.tokenizers.chat import chat_template
@@ -46,7 +47,6 @@ def llama_3(request, tmp_path_factory, write_folder, llama_3_folder):
 @pytest.fixture(scope="module")
 def meta_chat(meta):
     """Meta's ids for messages, as a function."""
-    pytest.importorskip("PIL")
     from llama_models.datatypes import RawMessage, ToolCall
     from llama_models.llama3.chat_format import ChatFormat
 
@@ -133,7 +133,6 @@ def test_two_calls_in_a_message_are_refused(llama_3_1):
 @pytest.fixture(scope="module")
 def llama_2(tmp_path_factory, write_folder, symbols_model):
     """A function that gives a SentencePiece tokenizer with a chat template, and the library's tokenizer."""
-    sentencepiece = pytest.importorskip("sentencepiece")
     from transformers import AutoTokenizer
 
     folder = tmp_path_factory.mktemp("llama-2")

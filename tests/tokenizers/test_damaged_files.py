@@ -4,6 +4,7 @@ from base64 import b64encode
 from contextlib import suppress
 
 import pytest
+import sentencepiece
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -151,7 +152,6 @@ def test_what_is_wrong_with_a_model_is_told(path, content, words):
 
 def test_the_library_does_not_load_the_damaged_ones_either():
     """The control: a model without an unknown piece is damage, not a taste of ours."""
-    sentencepiece = pytest.importorskip("sentencepiece")
     with pytest.raises((RuntimeError, OSError, ValueError)):
         sentencepiece.SentencePieceProcessor(model_proto=field(1, field(1, b"a")) + BPE + PLAIN)
 

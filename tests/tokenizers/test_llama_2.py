@@ -8,8 +8,6 @@ from hypothesis import strategies as st
 
 from llama_convert.convert.tokenizers.sentencepiece import PieceKind, read_sentencepiece
 
-pytest.importorskip("sentencepiece")
-
 ALPHABET = "ab ▁\n\t.<sym>PRE</0xAkalomitreé漢🦙\x000129()'  "
 PARTS = [
     "ab",

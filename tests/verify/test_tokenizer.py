@@ -7,12 +7,14 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import llama_models
 import pytest
 
 from llama_convert.convert.formats import open_checkpoint
 from llama_convert.verify.report import Verdict
 from llama_convert.verify.tokenizer import check_tokenizer
-from tests.checkpoints import CASES, WHOLE_TOKEN, random_model, write_meta
+from tests.checkpoints import CASES, random_model, write_meta
+from tests.small_tokenizers import WHOLE_TOKEN
 
 BY_NAME = {case.name: case for case in CASES}
 LIKELY = [BY_NAME[name] for name in ("1", "2", "code", "3", "3.1", "3.2")]
@@ -145,7 +147,6 @@ def test_a_damaged_file_is_an_error_with_its_name(open_pair):
 
 def test_metas_real_tokenizer(tmp_path):
     """128,000 ranks, of which 588 are reached by no merge."""
-    llama_models = pytest.importorskip("llama_models")
     from llama_convert.convert.tokenizers.special_tokens import special_tokens
     from llama_convert.convert.tokenizers.tiktoken import read_tiktoken
     from llama_convert.convert.tokenizers.tokenizer_json import write_tokenizer_json
