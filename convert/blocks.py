@@ -69,7 +69,7 @@ def rows_of(expression: Expression) -> int:
 
 def row_bytes(expression: Expression) -> int:
     """Bytes of one such row."""
-    return prod(expression.shape[1:]) * expression.dtype.nbytes
+    return expression.dtype.size(prod(expression.shape[1:]))
 
 
 def blocks(expression: Expression, files: OpenFiles, size: int = BLOCK_BYTES) -> Iterator[Block]:
@@ -107,7 +107,7 @@ def read(expression: Expression, start: int, stop: int, files: OpenFiles) -> Blo
 def _stored(tensor: TensorSlice, start: int, stop: int, files: OpenFiles) -> Block:
     if tensor.strides is not None:
         return _gathered(tensor, start, stop)
-    width = prod(tensor.shape[1:]) * tensor.dtype.nbytes
+    width = tensor.dtype.size(prod(tensor.shape[1:]))
     block = np.empty((stop - start, width), np.uint8)
     files.read_into(tensor.file, tensor.offset + start * width, block)
     return block

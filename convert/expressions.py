@@ -100,7 +100,7 @@ Expression: TypeAlias = Stored | Joined | RotaryOrder | EveryNthHead | Cast
 
 def nbytes(expression: Expression) -> int:
     """Bytes of the whole tensor."""
-    return prod(expression.shape) * expression.dtype.nbytes
+    return expression.dtype.size(prod(expression.shape))
 
 
 def slices(expression: Expression) -> tuple[TensorSlice, ...]:

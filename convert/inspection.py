@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +77,7 @@ def inspect_checkpoint(path: Path, llama_version: str | None = None) -> Inspecti
             file=file.path.name,
             dtype=tensor.dtype.label,
             shape=tensor.shape,
-            nbytes=prod(tensor.shape) * tensor.dtype.nbytes,
+            nbytes=tensor.nbytes,
             offset=tensor.offset,
             role=str(weight) if (weight := checkpoint.format.weight_of(name)) else None,
         )

@@ -19,10 +19,10 @@ from llama_convert.convert.errors import CheckpointError
 
 _LARGEST_HEADER = 100_000_000  # bytes; the library's own limit
 _MOST_DIMENSIONS = 64
-_CODES = {dtype.code: dtype for dtype in DType}
+_CODES = {dtype.code: dtype for dtype in DType if dtype.code}
 # The library puts types of wider elements first, so that every tensor starts aligned to its element.
 _ORDER = [
-    DType.INT64, DType.FLOAT64, DType.FLOAT32, DType.INT32, DType.BFLOAT16, DType.FLOAT16, DType.INT16,
+    DType.INT64, DType.FLOAT64, DType.FLOAT32, DType.UINT32, DType.INT32, DType.BFLOAT16, DType.FLOAT16, DType.INT16,
     DType.FLOAT8_E4M3, DType.FLOAT8_E5M2, DType.INT8, DType.UINT8, DType.BOOL,
 ]  # fmt: skip
 

@@ -11,7 +11,11 @@ from typing import Protocol
 
 
 class DType(Enum):
-    """An element type: its name in torch and numpy's manner, its code in safetensors, its size in bytes."""
+    """How elements are stored.
+
+    label: the name in torch and numpy's manner, or GGUF's. code: the name in safetensors, "" where it has none.
+    nbytes: of a block. block: the elements of a row that are stored together; 1 but for quantised types.
+    """
 
     FLOAT64 = ("float64", "F64", 8)
     FLOAT32 = ("float32", "F32", 4)
@@ -23,13 +27,43 @@ class DType(Enum):
     INT32 = ("int32", "I32", 4)
     INT16 = ("int16", "I16", 2)
     INT8 = ("int8", "I8", 1)
+    UINT32 = ("uint32", "U32", 4)
     UINT8 = ("uint8", "U8", 1)
     BOOL = ("bool", "BOOL", 1)
+    # ggml's quantised types; sources: ggml/src/ggml-common.h, gguf-py gguf/constants.py.
+    Q4_0 = ("q4_0", "", 18, 32)
+    Q4_1 = ("q4_1", "", 20, 32)
+    Q5_0 = ("q5_0", "", 22, 32)
+    Q5_1 = ("q5_1", "", 24, 32)
+    Q8_0 = ("q8_0", "", 34, 32)
+    Q2_K = ("q2_k", "", 84, 256)
+    Q3_K = ("q3_k", "", 110, 256)
+    Q4_K = ("q4_k", "", 144, 256)
+    Q5_K = ("q5_k", "", 176, 256)
+    Q6_K = ("q6_k", "", 210, 256)
+    IQ2_XXS = ("iq2_xxs", "", 66, 256)
+    IQ2_XS = ("iq2_xs", "", 74, 256)
+    IQ2_S = ("iq2_s", "", 82, 256)
+    IQ3_XXS = ("iq3_xxs", "", 98, 256)
+    IQ3_S = ("iq3_s", "", 110, 256)
+    IQ1_S = ("iq1_s", "", 50, 256)
+    IQ1_M = ("iq1_m", "", 56, 256)
+    IQ4_NL = ("iq4_nl", "", 18, 32)
+    IQ4_XS = ("iq4_xs", "", 136, 256)
+    TQ1_0 = ("tq1_0", "", 54, 256)
+    TQ2_0 = ("tq2_0", "", 66, 256)
+    MXFP4 = ("mxfp4", "", 17, 32)
+    NVFP4 = ("nvfp4", "", 36, 64)
 
-    def __init__(self, label: str, code: str, nbytes: int) -> None:
+    def __init__(self, label: str, code: str, nbytes: int, block: int = 1) -> None:
         self.label = label
         self.code = code
         self.nbytes = nbytes
+        self.block = block
+
+    def size(self, elements: int) -> int:
+        """Bytes of so many elements, which must fill whole blocks."""
+        return elements // self.block * self.nbytes
 
 
 # The types in which Llama weights are stored unquantised.
@@ -69,12 +103,12 @@ class TensorSlice:
     @property
     def nbytes(self) -> int:
         """Bytes of the elements themselves, whatever lies between them."""
-        return prod(self.shape) * self.dtype.nbytes
+        return self.dtype.size(prod(self.shape))
 
     def rows(self, start: int, stop: int) -> TensorSlice:
         """Rows start to stop of it, as a slice of their own."""
         stride = self.strides[0] if self.strides else prod(self.shape[1:])
-        offset = self.offset + start * stride * self.dtype.nbytes
+        offset = self.offset + self.dtype.size(start * stride)
         return replace(self, offset=offset, shape=(stop - start, *self.shape[1:]))
 
 

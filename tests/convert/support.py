@@ -44,7 +44,7 @@ def raw(tensor: Tensor) -> bytes:
 
 
 def dtype_of(tensor: Tensor) -> DType:
-    return next(dtype for dtype in DType if getattr(torch, dtype.label) is tensor.dtype)
+    return next(dtype for dtype in DType if getattr(torch, dtype.label, None) is tensor.dtype)
 
 
 def gather(tensor: TensorSlice) -> bytes:

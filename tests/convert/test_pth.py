@@ -75,12 +75,12 @@ def check(path: Path, wanted: dict[str, Tensor] | None = None) -> TensorFile:
 
 
 @LEGACY
-@pytest.mark.parametrize("dtype", list(DType), ids=lambda dtype: dtype.label)
+@pytest.mark.parametrize("dtype", [dtype for dtype in DType if dtype.block == 1], ids=lambda dtype: dtype.label)
 def test_every_type_is_found_where_torch_finds_it(tmp_path, dtype, legacy):
     torch_type = getattr(torch, dtype.label)
     values = {"a": random_tensor(torch_type, 3, 5), "b": random_tensor(torch_type, 4, 6)[1:, 2:]}
     # torch 2.13 cannot read its own legacy files of types without a storage class.
-    unreadable = legacy and dtype in (DType.FLOAT8_E4M3, DType.FLOAT8_E5M2)
+    unreadable = legacy and dtype in (DType.FLOAT8_E4M3, DType.FLOAT8_E5M2, DType.UINT32)
     check(save(values, tmp_path / "a.pth", legacy=legacy), values if unreadable else None)
 
 
