@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,12 +21,19 @@ if TYPE_CHECKING:
 def convert(
     source: options.Source,
     target: options.Target,
-    to: Annotated[str, Option("--to", help="Format to write: hf.")] = "hf",
+    to: Annotated[
+        str, Option("--to", help="Format to write: hf, meta, scratch, gguf, mlx, litgpt, torchtune, llama2c.")
+    ] = "hf",
     llama_version: options.LlamaVersion = None,
     instruct: options.Instruct = False,
     dtype: options.DTypeName = None,
-    shard_size: options.ShardSize = "5GB",
+    quantize: options.Quantize = None,
+    output_type: options.OutputType = None,
+    embedding_type: options.EmbeddingType = None,
+    shards: options.Shards = None,
+    shard_size: options.ShardSize = None,
     special_tokens: options.SpecialTokens = None,
+    assume: options.Assume = None,
     overwrite: options.Overwrite = False,
     no_check: options.NoCheck = False,
     dry_run: options.DryRun = False,
@@ -34,31 +42,41 @@ def convert(
     quiet: options.Quiet = False,
 ) -> None:
     """Convert a checkpoint into another format, exactly."""
+    from llama_convert.cli.sizes import parse_assumptions, parse_quantised
     from llama_convert.convert import plan_conversion
 
     output = Output(json=json, quiet=quiet)
-    request = parse_request(dtype, shard_size, instruct, special_tokens)
-    plan = plan_conversion(source, to=to, request=request, llama_version=llama_version)
+    request = replace(
+        parse_request(dtype, shard_size, instruct, special_tokens),
+        shards=shards,
+        quantize=parse_quantised(quantize, "--quantize"),
+        output_type=parse_quantised(output_type, "--output-type"),
+        embedding_type=parse_quantised(embedding_type, "--embedding-type"),
+    )
+    assumed = parse_assumptions(assume or [])
+    plan = plan_conversion(source, to=to, request=request, llama_version=llama_version, assume=assumed)
     if dry_run:
         output.result(plan_text(plan))
         output.data({"ok": True, "plan": plan_json(plan)})
         return
     done = carry_out(plan, target, overwrite=overwrite, check=not no_check, output=output)
-    report = run_verification(source, target, plan.source.version.name, output) if verify else None
+    report = run_verification(source, target, plan.source.version.name, output, assume=assumed) if verify else None
     verified = report.as_json() if report else None
     output.data({"ok": report is None or report.ok, **conversion_json(done), "verified": verified})
     if report is not None and not report.ok:
         raise Exit(DIFFERENT)
 
 
-def parse_request(dtype: str | None, shard_size: str, instruct: bool, special_tokens: list[str] | None) -> Request:
+def parse_request(
+    dtype: str | None, shard_size: str | None, instruct: bool, special_tokens: list[str] | None
+) -> Request:
     """The options that say what the output shall be."""
     from llama_convert.cli.sizes import parse_dtype, parse_size
     from llama_convert.convert import Request
 
     return Request(
         dtype=parse_dtype(dtype),
-        shard_size=parse_size(shard_size),
+        shard_size=parse_size(shard_size) if shard_size else None,
         instruct=instruct,
         special_tokens=tuple(special_tokens) if special_tokens else None,
     )

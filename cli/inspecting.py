@@ -17,13 +17,15 @@ def inspect(
     source: options.Source,
     tensors: Annotated[bool, Option("--tensors", help="List every tensor.")] = False,
     llama_version: options.LlamaVersion = None,
+    assume: options.Assume = None,
     json: options.Json = False,
 ) -> None:
     """Show what a checkpoint is: version, sizes, types, memory needed."""
+    from llama_convert.cli.sizes import parse_assumptions
     from llama_convert.convert import inspect_checkpoint
 
     output = Output(json=json)
-    found = inspect_checkpoint(source, llama_version)
+    found = inspect_checkpoint(source, llama_version, parse_assumptions(assume or []))
     output.result(_text(found))
     if tensors:
         output.result("\n" + _tensor_table(found))

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from typer import Argument, Option
 
-Source = Annotated[Path, Argument(metavar="SRC", help="Folder with the checkpoint.", show_default=False)]
+Source = Annotated[Path, Argument(metavar="SRC", help="Folder or file with the checkpoint.", show_default=False)]
 Target = Annotated[Path, Argument(metavar="DST", help="Folder to write; must not exist yet.", show_default=False)]
 LlamaVersion = Annotated[
     str | None,
@@ -24,7 +24,36 @@ Instruct = Annotated[
 DTypeName = Annotated[
     str | None, Option("--dtype", help="Cast to float32, bfloat16 or float16 (default: keep).", show_default=False)
 ]
-ShardSize = Annotated[str, Option("--shard-size", help="Largest weight file, such as 5GB or 512MiB.")]
+ShardSize = Annotated[
+    str | None,
+    Option(
+        "--shard-size",
+        help="Largest weight file, such as 5GB or 512MiB (hf and mlx: 5GB; gguf: one file).",
+        show_default=False,
+    ),
+]
+Shards = Annotated[int | None, Option("--shards", help="Model-parallel files to write (meta: 1).", show_default=False)]
+Quantize = Annotated[
+    str | None,
+    Option("--quantize", help="Type of all matrices: q4_0, q8_0 (gguf), q8_0 (llama2c).", show_default=False),
+]
+OutputType = Annotated[
+    str | None,
+    Option("--output-type", help="Type of the output head instead (gguf).", show_default=False),
+]
+EmbeddingType = Annotated[
+    str | None,
+    Option("--embedding-type", help="Type of the token embedding instead (gguf).", show_default=False),
+]
+Assume = Annotated[
+    list[str] | None,
+    Option(
+        "--assume",
+        metavar="NAME=VALUE",
+        help="A value that the input's files do not hold, such as heads=32; may be repeated.",
+        show_default=False,
+    ),
+]
 SpecialTokens = Annotated[
     list[str] | None,
     Option("--special-tokens", help="Names of the special tokens in the order of their ids.", show_default=False),

@@ -41,7 +41,7 @@ def script(
     ] = True,
     push_to_hub: Annotated[bool, Option("--push-to-hub/--no-push-to-hub", help="Upload the result as well.")] = False,
     dtype: options.DTypeName = None,
-    shard_size: options.ShardSize = "5GB",
+    shard_size: options.ShardSize = None,
     overwrite: options.Overwrite = False,
     no_check: options.NoCheck = False,
     dry_run: options.DryRun = False,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -31,26 +32,34 @@ def verify(
         ),
     ] = None,
     llama_version: options.LlamaVersion = None,
+    assume: options.Assume = None,
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
     """Prove that two checkpoints are the same model, whatever their formats, or that one is sound."""
+    from llama_convert.cli.sizes import parse_assumptions
+
     output = Output(json=json, quiet=quiet)
     levels = tuple(name.strip() for name in level.split(",")) if level else None
-    report = run_verification(a, b, llama_version, output, levels)
+    report = run_verification(a, b, llama_version, output, levels, parse_assumptions(assume or []))
     output.data(report.as_json())
     if not report.ok:
         raise Exit(DIFFERENT)
 
 
 def run_verification(
-    a: Path, b: Path | None, llama_version: str | None, output: Output, levels: tuple[str, ...] | None = None
+    a: Path,
+    b: Path | None,
+    llama_version: str | None,
+    output: Output,
+    levels: tuple[str, ...] | None = None,
+    assume: Mapping[str, str] | None = None,
 ) -> Report:
     """Run the levels, printing each as it ends, then the verdict."""
     from llama_convert.verify import LEVELS, Report, verify_levels
 
     done = []
-    for result in verify_levels(a, b, levels=levels or tuple(LEVELS), llama_version=llama_version):
+    for result in verify_levels(a, b, levels=levels or tuple(LEVELS), llama_version=llama_version, assume=assume):
         output.result(_text(result))
         done.append(result)
     report = Report(a=a, b=b, levels=tuple(done))

@@ -8,7 +8,8 @@ from llama_convert.convert.conversion import Conversion, convert_checkpoint, pla
 from llama_convert.convert.errors import CheckpointError, ConvertError, SpaceError, UsageError
 from llama_convert.convert.formats import open_checkpoint
 from llama_convert.convert.inspection import Inspection, inspect_checkpoint
-from llama_convert.convert.plan import Plan, Request
+from llama_convert.convert.outputs import Request
+from llama_convert.convert.plan import Plan
 
 __all__ = [
     "Checkpoint",

@@ -17,7 +17,7 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO
 
-from llama_convert.convert.plan import SideFile
+from llama_convert.convert.outputs import SideFile
 
 # The parent's module path first: the child must find the very same modules, wherever it was started.
 _CHILD = "import pickle, sys; sys.path = pickle.load(sys.stdin.buffer); from {} import serve; serve()"

@@ -1,4 +1,4 @@
-"""Expressions evaluated, a block of rows at a time: numpy views over raw bytes, arithmetic only for casts.
+"""Expressions evaluated, a block of rows at a time: numpy views over raw bytes, arithmetic only where values change.
 
 A block is a uint8 array (rows, bytes per row). One-dimensional tensors have one element a row.
 """
@@ -16,10 +16,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llama_convert.convert.architecture import Rotary
-from llama_convert.convert.arithmetic import cast
-from llama_convert.convert.containers.slices import TensorSlice
+from llama_convert.convert.arithmetic import cast, to_values
+from llama_convert.convert.containers.slices import Coding, Scaled, TensorSlice
 from llama_convert.convert.errors import CheckpointError
-from llama_convert.convert.expressions import Cast, EveryNthHead, Expression, Joined, RotaryOrder, Stored
+from llama_convert.convert.expressions import (
+    Cast,
+    Columns,
+    Decoded,
+    EveryNthHead,
+    Expression,
+    Joined,
+    RotaryOrder,
+    Stored,
+)
+from llama_convert.convert.quantisation import decode_affine, decode_scaled
 
 Block: TypeAlias = NDArray[np.uint8]
 
@@ -88,13 +98,17 @@ def _unit(expression: Expression) -> int:
     """Rows that must stay together."""
     if isinstance(expression, (RotaryOrder, EveryNthHead)):
         return expression.head_dim
-    return _unit(expression.source) if isinstance(expression, Cast) else 1
+    return _unit(expression.source) if isinstance(expression, (Cast, Columns)) else 1
 
 
 def read(expression: Expression, start: int, stop: int, files: OpenFiles) -> Block:
     """Rows start to stop of the tensor that the expression describes."""
     if isinstance(expression, Stored):
         return _stored(expression.slice, start, stop, files)
+    if isinstance(expression, Decoded):
+        return _decoded(expression.scaled.rows(start, stop), files)
+    if isinstance(expression, Columns):
+        return _columns(expression, start, stop, files)
     if isinstance(expression, Joined):
         return (_joined_rows if expression.axis == 0 else _joined_columns)(expression, start, stop, files)
     if isinstance(expression, RotaryOrder):
@@ -111,6 +125,24 @@ def _stored(tensor: TensorSlice, start: int, stop: int, files: OpenFiles) -> Blo
     block = np.empty((stop - start, width), np.uint8)
     files.read_into(tensor.file, tensor.offset + start * width, block)
     return block
+
+
+def _decoded(scaled: Scaled, files: OpenFiles) -> Block:
+    codes, scales, *biases = (_stored(found, 0, found.shape[0] if found.shape else 1, files) for found in scaled.slices)
+    factors = [
+        to_values(found, tensor.dtype) for found, tensor in zip((scales, *biases), scaled.slices[1:], strict=True)
+    ]
+    if scaled.coding is Coding.AFFINE:
+        values = decode_affine(codes.view(np.uint32), *factors, bits=scaled.bits)
+    else:
+        values = decode_scaled(codes, scaled.codes.dtype, factors[0])
+    return values.view(np.uint8)
+
+
+def _columns(expression: Columns, start: int, stop: int, files: OpenFiles) -> Block:
+    """Of a quantised type the columns must be whole blocks."""
+    first, last = expression.dtype.size(expression.start), expression.dtype.size(expression.stop)
+    return np.ascontiguousarray(read(expression.source, start, stop, files)[:, first:last])
 
 
 def _gathered(tensor: TensorSlice, start: int, stop: int) -> Block:

@@ -15,7 +15,8 @@ from llama_convert.convert.checklist import read_checklist
 from llama_convert.convert.checkpoint import Checkpoint
 from llama_convert.convert.containers.slices import TensorFile
 from llama_convert.convert.expressions import describe, slices
-from llama_convert.convert.plan import Plan, Step
+from llama_convert.convert.outputs import Step
+from llama_convert.convert.plan import Plan
 
 NAME = "conversion.json"
 # What took part: numpy moved rows; torch, where values were cast.
@@ -56,7 +57,7 @@ def _installed(name: str) -> bool:
 
 
 def _source(source: Checkpoint, records_checked: int) -> dict[str, Any]:
-    small = [path for path in (source.path / "params.json", source.tokenizer and source.tokenizer.path) if path]
+    small = [path for path in (source.folder / "params.json", source.tokenizer and source.tokenizer.path) if path]
     return {
         "folder": source.path.resolve().name,
         "format": source.format.name,
@@ -72,7 +73,7 @@ def _weight_file(source: Checkpoint, file: TensorFile) -> dict[str, Any]:
     values: dict[str, Any] = {"size": file.size}
     if file.index_sha256 is not None:
         values["zip_directory_sha256"] = file.index_sha256
-    if listed := read_checklist(source.path).get(file.path.name):
+    if listed := read_checklist(source.folder).get(file.path.name):
         values["checklist"] = listed
     return values
 
@@ -95,7 +96,7 @@ def _written(folder: Path) -> dict[str, Any]:
 def _tensor(source: Checkpoint, step: Step) -> dict[str, Any]:
     files = dict.fromkeys(tensor.file.name for tensor in slices(step.expression))
     return {
-        "from": source.format.name_of(step.weight),
+        "from": list(dict.fromkeys(source.format.name_of(weight) for weight in step.tensor.weights)),
         "files": list(files),
         "done": describe(step.expression),
         "dtype": step.expression.dtype.label,

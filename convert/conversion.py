@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
 
-from llama_convert.convert.aside import written_aside
+from llama_convert.convert.aside import write_side_files, written_aside
 from llama_convert.convert.certificate import certificate, write_certificate
-from llama_convert.convert.errors import UsageError
-from llama_convert.convert.formats import FORMATS, open_checkpoint
-from llama_convert.convert.formats.format import Format
+from llama_convert.convert.containers.slices import DType
+from llama_convert.convert.formats import find_format, open_checkpoint
 from llama_convert.convert.integrity import Checks
-from llama_convert.convert.plan import Plan, Request, make_plan
+from llama_convert.convert.outputs import Request
+from llama_convert.convert.plan import Plan, make_plan
 from llama_convert.convert.publish import check_destination, staged
 from llama_convert.convert.run import Moved, Unusual, run
 
@@ -31,23 +31,20 @@ class Conversion:
     unusual: tuple[Unusual, ...]
 
 
-def find_format(name: str) -> Format:
-    """The format of that name; UsageError names the known ones."""
-    for form in FORMATS:
-        if form.name == name:
-            return form
-    raise UsageError(f"{name}: no such format", advice=f"Known are {', '.join(form.name for form in FORMATS)}.")
-
-
 def plan_conversion(
-    source: Path, *, to: str = "hf", request: Request | None = None, llama_version: str | None = None
+    source: Path,
+    *,
+    to: str = "hf",
+    request: Request | None = None,
+    llama_version: str | None = None,
+    assume: Mapping[str, str] | None = None,
 ) -> Plan:
-    """What converting the folder would do; nothing is written.
+    """What converting the checkpoint would do; nothing is written.
 
     Raises ConvertError of every kind that its inputs can cause.
     """
     target = find_format(to)
-    return make_plan(open_checkpoint(source, llama_version), target, request or Request())
+    return make_plan(open_checkpoint(source, llama_version, assume), target, request or Request())
 
 
 def convert_checkpoint(
@@ -64,7 +61,7 @@ def convert_checkpoint(
     Memory: a few blocks of rows and the tokenizer. Raises what reading and writing can raise; then nothing
     is left under the folder's name, and the partial folder is removed.
     """
-    check_destination(folder, plan.source.path, plan.nbytes, overwrite=overwrite)
+    check_destination(folder, plan.source.folder, plan.nbytes, overwrite=overwrite)
     with staged(folder) as partial, Checks(plan.source, enabled=check) as checks:
         unusual = _write(plan, partial, checks, on_progress)
         records = checks.finish()
@@ -75,12 +72,14 @@ def convert_checkpoint(
 
 def _write(plan: Plan, folder: Path, checks: Checks, on_progress: Callable[[Moved], None]) -> tuple[Unusual, ...]:
     unusual = []
-    with written_aside(plan.side_files, folder):
+    with written_aside([file for file in plan.side_files if not file.late], folder):
         for event in run(plan, folder, checks):
             if isinstance(event, Moved):
                 on_progress(event)
             else:
                 unusual.append(event)
+    if not checks.damaged:
+        write_side_files([file for file in plan.side_files if file.late], folder)
     order = [step.name for step in plan.steps]  # threads find them in any
     return tuple(sorted(unusual, key=lambda found: order.index(found.name)))
 
@@ -89,9 +88,10 @@ def _options(plan: Plan, check: bool) -> dict[str, object]:
     request = plan.request
     return {
         "to": plan.target,
-        "dtype": request.dtype.label if request.dtype else None,
-        "shard_size": request.shard_size,
-        "instruct": request.instruct,
-        "special_tokens": request.special_tokens,
+        **{field.name: _plain(getattr(request, field.name)) for field in fields(request)},
         "check": check,
     }
+
+
+def _plain(value: object) -> object:
+    return value.label if isinstance(value, DType) else value

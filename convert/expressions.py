@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from math import prod
 from typing import TypeAlias
 
 from llama_convert.convert.architecture import Rotary
-from llama_convert.convert.containers.slices import DType, TensorSlice
+from llama_convert.convert.containers.slices import DType, Scaled, TensorSlice
 
 Shape: TypeAlias = tuple[int, ...]
 
@@ -28,6 +29,21 @@ class Stored:
 
 
 @dataclass(frozen=True, slots=True)
+class Decoded:
+    """The values of codes and the scales they were stored with, in float32."""
+
+    scaled: Scaled
+
+    @property
+    def shape(self) -> Shape:
+        return self.scaled.shape
+
+    @property
+    def dtype(self) -> DType:
+        return DType.FLOAT32
+
+
+@dataclass(frozen=True, slots=True)
 class Joined:
     """Parts laid side by side on an axis: 0 adds rows, 1 makes every row longer."""
 
@@ -43,6 +59,23 @@ class Joined:
     @property
     def dtype(self) -> DType:
         return self.parts[0].dtype
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """Columns start to stop of every row."""
+
+    source: Expression
+    start: int
+    stop: int
+
+    @property
+    def shape(self) -> Shape:
+        return (self.source.shape[0], self.stop - self.start)
+
+    @property
+    def dtype(self) -> DType:
+        return self.source.dtype
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +118,7 @@ class EveryNthHead:
 
 @dataclass(frozen=True, slots=True)
 class Cast:
-    """The elements rounded to another type, to nearest, ties to even."""
+    """The elements rounded to another type, to nearest, ties to even; to a quantised type as ggml rounds."""
 
     source: Expression
     dtype: DType
@@ -95,7 +128,65 @@ class Cast:
         return self.source.shape
 
 
-Expression: TypeAlias = Stored | Joined | RotaryOrder | EveryNthHead | Cast
+Expression: TypeAlias = Stored | Decoded | Joined | Columns | RotaryOrder | EveryNthHead | Cast
+
+
+def stored(piece: TensorSlice | Scaled) -> Expression:
+    """One piece of a weight as its file holds it."""
+    return Decoded(piece) if isinstance(piece, Scaled) else Stored(piece)
+
+
+def cast(expression: Expression, dtype: DType) -> Expression:
+    """The expression in this type; itself where it is of that type."""
+    return expression if expression.dtype is dtype else Cast(expression, dtype)
+
+
+def rows(expression: Expression, start: int, stop: int) -> Expression:
+    """Rows start to stop of the tensor; whole heads where heads are reordered or dropped.
+
+    The cut is made as near to the files as it can be, so that rows which lie in order stay plain copies.
+    """
+    if (start, stop) == (0, expression.shape[0]):
+        return expression
+    if isinstance(expression, (Stored, Decoded)):
+        return stored((expression.slice if isinstance(expression, Stored) else expression.scaled).rows(start, stop))
+    if isinstance(expression, EveryNthHead):
+        return replace(expression, source=rows(expression.source, start * expression.step, stop * expression.step))
+    if not isinstance(expression, Joined):
+        return replace(expression, source=rows(expression.source, start, stop))
+    if expression.axis == 1:
+        return Joined(tuple(rows(part, start, stop) for part in expression.parts), 1)
+    return _joined(_cuts(expression, start, stop, rows), 0)
+
+
+def columns(expression: Expression, start: int, stop: int) -> Expression:
+    """Columns start to stop of every row of a matrix."""
+    if (start, stop) == (0, expression.shape[1]):
+        return expression
+    if isinstance(expression, Joined):
+        if expression.axis == 1:
+            return _joined(_cuts(expression, start, stop, columns), 1)
+        return Joined(tuple(columns(part, start, stop) for part in expression.parts), 0)
+    if isinstance(expression, Stored) and expression.dtype.block == 1:
+        return Stored(expression.slice.columns(start, stop))
+    return Columns(expression, start, stop)
+
+
+def _cuts(
+    expression: Joined, start: int, stop: int, cut: Callable[[Expression, int, int], Expression]
+) -> list[Expression]:
+    found, offset = [], 0
+    for part in expression.parts:
+        size = part.shape[expression.axis]
+        first, last = max(start - offset, 0), min(stop - offset, size)
+        if first < last:
+            found.append(cut(part, first, last))
+        offset += size
+    return found
+
+
+def _joined(parts: list[Expression], axis: int) -> Expression:
+    return parts[0] if len(parts) == 1 else Joined(tuple(parts), axis)
 
 
 def nbytes(expression: Expression) -> int:
@@ -107,6 +198,8 @@ def slices(expression: Expression) -> tuple[TensorSlice, ...]:
     """Every slice of input that the expression reads, in reading order."""
     if isinstance(expression, Stored):
         return (expression.slice,)
+    if isinstance(expression, Decoded):
+        return expression.scaled.slices
     if isinstance(expression, Joined):
         return tuple(found for part in expression.parts for found in slices(part))
     return slices(expression.source)
@@ -126,12 +219,20 @@ def describe(expression: Expression) -> str:
     """What is done to the source, in words for a plan or a certificate."""
     if isinstance(expression, Stored):
         return "copied" if expression.slice.strides is None else "gathered"
+    if isinstance(expression, Decoded):
+        return "dequantised"
     if isinstance(expression, Joined):
         return "joined by " + ("rows" if expression.axis == 0 else "columns")
-    done = {
-        RotaryOrder: "rotary order changed",
-        EveryNthHead: "repeated heads dropped",
-        Cast: f"cast to {expression.dtype.label}",
-    }[type(expression)]
+    done = _done(expression)
     before = describe(expression.source)
     return done if before == "copied" else f"{before}, {done}"
+
+
+def _done(expression: Columns | RotaryOrder | EveryNthHead | Cast) -> str:
+    if isinstance(expression, Cast):
+        return ("quantised to " if expression.dtype.block > 1 else "cast to ") + expression.dtype.label
+    return {
+        Columns: "columns taken",
+        RotaryOrder: "rotary order changed",
+        EveryNthHead: "repeated heads dropped",
+    }[type(expression)]

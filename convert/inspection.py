@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -68,9 +69,11 @@ class Inspection:
         return values | ({"tensors": [asdict(tensor) for tensor in self.tensors]} if tensors else {})
 
 
-def inspect_checkpoint(path: Path, llama_version: str | None = None) -> Inspection:
-    """What the checkpoint in this folder is. Raises what `open_checkpoint` raises."""
-    checkpoint = open_checkpoint(path, llama_version)
+def inspect_checkpoint(
+    path: Path, llama_version: str | None = None, assume: Mapping[str, str] | None = None
+) -> Inspection:
+    """What the checkpoint in this folder or file is. Raises what `open_checkpoint` raises."""
+    checkpoint = open_checkpoint(path, llama_version, assume)
     tensors = tuple(
         TensorSummary(
             name=name,
@@ -79,7 +82,7 @@ def inspect_checkpoint(path: Path, llama_version: str | None = None) -> Inspecti
             shape=tensor.shape,
             nbytes=tensor.nbytes,
             offset=tensor.offset,
-            role=str(weight) if (weight := checkpoint.format.weight_of(name)) else None,
+            role=", ".join(map(str, checkpoint.format.weights_of(name))) or None,
         )
         for file in checkpoint.files
         for name, tensor in file.tensors.items()

@@ -61,13 +61,13 @@ class Checks:
         CRC-32s inside a file see a flipped byte, but not two shards that changed places; and the stream
         format before torch 1.6 has none.
         """
-        listed = set(read_checklist(self._source.path))
+        listed = set(read_checklist(self._source.folder))
         shards = {file.path.name for file in self._source.files}
         told_by_crc = len(shards) == 1 and self._source.files[0].index_sha256 is not None
-        return {name for name in listed if (self._source.path / name).is_file()} - (shards if told_by_crc else set())
+        return {name for name in listed if (self._source.folder / name).is_file()} - (shards if told_by_crc else set())
 
     def _mismatches(self, names: set[str]) -> list[str]:
-        return list(mismatches(self._source.path, names))
+        return list(mismatches(self._source.folder, names))
 
     def claim(self, record: Record | None) -> bool:
         """Whether the caller is to check this record: it has a checksum, and nobody has claimed it before."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from llama_convert.convert.errors import CheckpointError
-from llama_convert.convert.plan import SideFile
+from llama_convert.convert.outputs import SideFile
 
 
 def read_object(path: Path) -> dict[str, Any]:

@@ -9,75 +9,34 @@ import os
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING
 
-from llama_convert.convert.architecture import ROTARY_ROLES, Rotary, Weight, weights
+from llama_convert.convert.architecture import ROTARY_ROLES, Role, Weight, weights
 from llama_convert.convert.blocks import BLOCK_BYTES, row_bytes
 from llama_convert.convert.checkpoint import Checkpoint
-from llama_convert.convert.containers.slices import DType
+from llama_convert.convert.containers.slices import FLOATS, DType, Scaled, TensorSlice
 from llama_convert.convert.errors import UsageError
-from llama_convert.convert.expressions import Cast, Expression, RotaryOrder, describe, nbytes, runs
-
-if TYPE_CHECKING:
-    from llama_convert.convert.formats.format import Format
+from llama_convert.convert.expressions import Expression, Joined, RotaryOrder, cast, describe, runs
+from llama_convert.convert.format import Format, Head
+from llama_convert.convert.outputs import Request, SideFile, Step, Tensor, WeightFile
 
 # Threads that move bytes. More gain nothing: two saturate most disks, four the memory of a workstation.
 WORKERS = min(4, os.cpu_count() or 1)
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "original/tokenizer.model")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
-    """What the user wants of the output; everything else the files decide.
-
-    dtype: None keeps the source's. shard_size: bytes a weight file may have; a larger tensor gets its own.
-    instruct: the weights are of a chat model: end tokens and chat template follow.
-    special_tokens: names in the order of their ids, instead of the version's own.
-    """
-
-    dtype: DType | None = None
-    shard_size: int = 5_000_000_000
-    instruct: bool = False
-    special_tokens: tuple[str, ...] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One output tensor: its name, what it is made of, and the byte at which it starts in its file."""
-
-    weight: Weight
-    name: str
-    expression: Expression
-    offset: int
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the output tensor."""
-        return nbytes(self.expression)
-
-
-@dataclass(frozen=True, slots=True)
-class WeightFile:
-    """One file of weights to be: the header and the steps fill its `size` bytes exactly."""
-
-    name: str
-    header: bytes
-    steps: tuple[Step, ...]
-    size: int
-
-
-@dataclass(frozen=True, slots=True)
-class SideFile:
-    """A small file beside the weights: config, tokenizer. `write` makes it at the path it is given."""
-
-    name: str
-    write: Callable[[Path], None]
+# What only some formats have, as the user writes it.
+_SOME_HAVE = {
+    "shard_size": "--shard-size",
+    "shards": "--shards",
+    "quantize": "--quantize",
+    "output_type": "--output-type",
+    "embedding_type": "--embedding-type",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """A whole conversion. notes: what the user should know of the output, one sentence each."""
+    """A whole conversion. notes: what the user should know of the input and of the output."""
 
     source: Checkpoint
     target: str
@@ -120,35 +79,83 @@ class Plan:
 def make_plan(source: Checkpoint, target: Format, request: Request) -> Plan:
     """The plan that turns the checkpoint into the target format.
 
-    Raises UsageError where the target cannot be written, and what the target's own files raise: a missing
-    or foreign tokenizer, special tokens that do not fit.
+    Raises UsageError where the target cannot be written, or has not what is asked for, and what the target's
+    own files raise: a missing or foreign tokenizer, special tokens or sizes that do not fit.
     """
-    if target.writer is None:
-        raise UsageError(f"{target.title} ({target.name}) can be read but not written yet", advice="Convert to hf.")
-    made = expressions(source, target.rotary, request.dtype)
-    side_files, notes = target.writer.side_files(source, request)
-    files, index = target.writer.lay_out(
-        [(weight, target.name_of(weight), expression) for weight, expression in made.items()], request.shard_size
-    )
+    _check_options(target, request)
+    output = target.write(source, request)
     return Plan(
         source=source,
         target=target.name,
         request=request,
-        files=files,
-        side_files=(*index, *side_files),
-        notes=notes,
+        files=output.files,
+        side_files=output.side_files,
+        notes=(*source.notes, *_rounding_note(source, request), *output.notes),
     )
 
 
-def expressions(source: Checkpoint, rotary: Rotary, dtype: DType | None) -> dict[Weight, Expression]:
-    """What each weight of the model is made of in a target with this rotary order and dtype."""
-    return {weight: _expression(source, weight, rotary, dtype) for weight in weights(source.config)}
+def _check_options(target: Format, request: Request) -> None:
+    foreign = [
+        option
+        for field, option in _SOME_HAVE.items()
+        if getattr(request, field) is not None and field not in target.options
+    ]
+    if foreign:
+        raise UsageError(
+            f"{', '.join(foreign)}: {target.title} ({target.name}) has no such thing", advice="Leave it out."
+        )
 
 
-def _expression(source: Checkpoint, weight: Weight, rotary: Rotary, dtype: DType | None) -> Expression:
-    expression = source.weight(weight)
-    if weight.role in ROTARY_ROLES and source.format.rotary is not rotary:
-        expression = RotaryOrder(expression, source.config.head_dim, rotary)
-    if dtype is not None and expression.dtype is not dtype:
-        expression = Cast(expression, dtype)
-    return expression
+def _rounding_note(source: Checkpoint, request: Request) -> list[str]:
+    quantised = {
+        piece.dtype.label if isinstance(piece, TensorSlice) else piece.codes.dtype.label
+        for parts in source.parts.values()
+        for piece in parts.pieces
+        if isinstance(piece, Scaled) or piece.dtype not in FLOATS
+    }
+    if not quantised or request.dtype or request.quantize:
+        return []
+    return [
+        f"the weights are quantised ({', '.join(sorted(quantised))}); where the target does not hold them as they "
+        f"are, their values are rounded to {source.dtype.label}. --dtype float32 keeps them exactly."
+    ]
+
+
+def tensors(
+    source: Checkpoint, target: Format, request: Request, dtype: Callable[[Weight], DType | None] = lambda weight: None
+) -> list[Tensor]:
+    """Every tensor of the target with what it is made of, in the order of the forward pass.
+
+    A tied head is among them where the target gives it a name. dtype: the type the target stores a weight
+    in; where it gives None, the request decides, or the source.
+    """
+    wanted = list(weights(source.config))
+    if source.config.tied and target.head is Head.STORED:
+        wanted.append(Weight(Role.HEAD))
+    named: dict[str, list[Weight]] = {}
+    for weight in wanted:
+        named.setdefault(target.name_of(weight), []).append(weight)
+    return [
+        Tensor(
+            tuple(sharing), name, _joined([_expression(source, weight, target, request, dtype) for weight in sharing])
+        )
+        for name, sharing in named.items()
+    ]
+
+
+def _joined(parts: list[Expression]) -> Expression:
+    return parts[0] if len(parts) == 1 else Joined(tuple(parts), 0)
+
+
+def _expression(
+    source: Checkpoint,
+    weight: Weight,
+    target: Format,
+    request: Request,
+    dtype: Callable[[Weight], DType | None],
+) -> Expression:
+    stored = Weight(Role.TOKENS) if weight.role is Role.HEAD and source.config.tied else weight
+    expression = source.weight(stored)
+    if weight.role in ROTARY_ROLES and source.rotary is not target.rotary:
+        expression = RotaryOrder(expression, source.config.head_dim, target.rotary)
+    return cast(expression, dtype(weight) or request.dtype or source.dtype_of(stored))

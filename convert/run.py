@@ -11,7 +11,7 @@ from __future__ import annotations
 import errno
 import os
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -29,7 +29,8 @@ from llama_convert.convert.containers.slices import TensorSlice
 from llama_convert.convert.errors import SpaceError
 from llama_convert.convert.expressions import Cast, runs, slices
 from llama_convert.convert.integrity import Checks, crc32
-from llama_convert.convert.plan import WORKERS, Plan, Step, WeightFile
+from llama_convert.convert.outputs import Step, WeightFile
+from llama_convert.convert.plan import WORKERS, Plan
 
 # Bytes the kernel is asked to copy at once; small enough for progress and interruption to be felt.
 _KERNEL_BYTES = 64 << 20
@@ -55,6 +56,15 @@ class Unusual:
     overflowed: int
 
 
+@dataclass(frozen=True, slots=True)
+class _Written:
+    """A step is done: all its bytes are there, with this CRC-32, or the run is to stop and it has none."""
+
+    file: int
+    step: int
+    crc32: int | None
+
+
 Happening: TypeAlias = Moved | Unusual
 
 
@@ -63,27 +73,57 @@ def run(plan: Plan, folder: Path, checks: Checks) -> Iterator[Happening]:
 
     Every file is allocated whole first, so that a full disk shows at once (SpaceError). Stops early, without
     an error of its own, when a check has failed: `checks.finish` then says all that is wrong.
+    Tensors are moved in the order in which the source holds them, whatever file they go to.
     Memory: a few blocks of rows for each thread. Files are not yet synced.
     """
-    events: SimpleQueue[Happening | Future[None]] = SimpleQueue()
+    events: SimpleQueue[Happening | Future[_Written]] = SimpleQueue()
     with ExitStack() as stack:
         sources = stack.enter_context(_opened(plan.source))
         targets = [stack.enter_context(_created(file, folder)) for file in plan.files]
         stop = Event()
         pool = stack.enter_context(_workers(stop))
         mover = _Mover(sources, checks, stop, events.put)
-        waiting = 0
-        for file, target in zip(plan.files, targets, strict=True):
-            for step in file.steps:
-                pool.submit(mover.write, step, target).add_done_callback(events.put)
-                waiting += 1
+        order = _in_source_order(plan.files)
+        for file, step in order:
+            future = pool.submit(mover.write, (file, step), plan.files[file], targets[file])
+            future.add_done_callback(events.put)
+        endings = _Endings(plan.files, targets)
+        waiting = len(order)
         while waiting:
             event = events.get()
             if isinstance(event, Future):
-                event.result()
+                endings.note(event.result())
                 waiting -= 1
             else:
                 yield event
+
+
+def _in_source_order(files: Sequence[WeightFile]) -> list[tuple[int, int]]:
+    """Numbers of file and step: what is read for several tensors is read while it is still in memory."""
+
+    def place(number: tuple[int, int]) -> tuple[str, int]:
+        first = slices(files[number[0]].steps[number[1]].expression)[0]
+        return str(first.file), first.offset
+
+    return sorted(((file, step) for file in range(len(files)) for step in range(len(files[file].steps))), key=place)
+
+
+class _Endings:
+    """What can be written into a file only when all its tensors are."""
+
+    def __init__(self, files: Sequence[WeightFile], targets: Sequence[int]) -> None:
+        self._files = files
+        self._targets = targets
+        self._found: list[dict[int, int]] = [{} for _ in files]
+
+    def note(self, written: _Written) -> None:
+        """Count a step; write the file's ending after its last."""
+        if written.crc32 is None:
+            return
+        file, found = self._files[written.file], self._found[written.file]
+        found[written.step] = written.crc32
+        if file.ending and len(found) == len(file.steps):
+            _write_pieces(self._targets[written.file], file.ending([found[step] for step in range(len(file.steps))]))
 
 
 @contextmanager
@@ -110,7 +150,7 @@ def _created(file: WeightFile, folder: Path) -> Iterator[int]:
                 f"{folder / file.name}: no room for its {file.size:,} bytes",
                 advice="Free some space, or choose another disk.",
             ) from error
-        output.write(file.header)
+        _write_pieces(output.fileno(), file.fixed)
         yield output.fileno()
 
 
@@ -125,6 +165,16 @@ def _workers(stop: Event) -> Iterator[ThreadPoolExecutor]:
         pool.shutdown(cancel_futures=True)
 
 
+class _Checksum:
+    """A CRC-32 taken as bytes pass by."""
+
+    def __init__(self) -> None:
+        self.value = 0
+
+    def add(self, block: Block) -> None:
+        self.value = zlib.crc32(block.data, self.value)
+
+
 @dataclass(frozen=True, slots=True)
 class _Mover:
     """Writes one tensor at a time, in as many threads as there are."""
@@ -134,48 +184,55 @@ class _Mover:
     stop: Event
     tell: Callable[[Happening], None]
 
-    def write(self, step: Step, target: int) -> None:
+    def write(self, number: tuple[int, int], file: WeightFile, target: int) -> _Written:
         """All bytes of an output tensor to its place; nothing more once the run is to stop."""
+        step = file.steps[number[1]]
+        checksum = _Checksum() if file.ending else None
         pieces = runs(step.expression)
         if pieces is None:
-            self._write_blocks(step, target)
+            self._write_blocks(step, target, checksum)
         else:
             position = step.offset
             for piece in pieces:
-                self._write_piece(step, piece, target, position)
+                self._write_piece(step, piece, target, position, checksum)
                 position += piece.nbytes
         _begin_writing(target, step)
         for tensor in slices(step.expression):
             if not self._stopped() and tensor.record is not None and self.checks.claim(tensor.record):
                 self.checks.report(tensor.record, crc32(tensor.record))
+        return _Written(*number, None if self._stopped() else checksum.value if checksum else 0)
 
     def _stopped(self) -> bool:
         return self.stop.is_set() or self.checks.damaged
 
-    def _write_piece(self, step: Step, piece: TensorSlice, target: int, position: int) -> None:
+    def _write_piece(
+        self, step: Step, piece: TensorSlice, target: int, position: int, checksum: _Checksum | None
+    ) -> None:
         record = piece.record
         whole = record is not None and (record.offset, record.nbytes) == (piece.offset, piece.nbytes)
         if record is not None and whole and self.checks.claim(record):
-            value = self._copy(step, piece, target, position, checked=True)
-            if value is not None:
-                self.checks.report(record, value)
-        elif (piece.offset - position) % _PAGE or not self._copy_in_kernel(step, piece, target, position):
-            self._copy(step, piece, target, position, checked=False)
+            # One checksum serves both ends where the record is all of the tensor.
+            shared = checksum if checksum and piece.nbytes == step.nbytes else _Checksum()
+            if self._copy(step, piece, target, position, {shared, checksum or shared}):
+                self.checks.report(record, shared.value)
+        elif checksum or (piece.offset - position) % _PAGE or not self._copy_in_kernel(step, piece, target, position):
+            self._copy(step, piece, target, position, {checksum} if checksum else set())
 
-    def _copy(self, step: Step, piece: TensorSlice, target: int, position: int, *, checked: bool) -> int | None:
-        """The piece through a buffer; its CRC-32 where that is wanted and the end was reached."""
+    def _copy(self, step: Step, piece: TensorSlice, target: int, position: int, checksums: set[_Checksum]) -> bool:
+        """The piece through a buffer, past the checksums; whether the end was reached."""
         buffer: Block = np.empty(min(BLOCK_BYTES, piece.nbytes), np.uint8)
-        done = value = 0
+        done = 0
         while done < piece.nbytes:
             if self._stopped():
-                return None
+                return False
             block = buffer[: piece.nbytes - done]
             self.sources.read_into(piece.file, piece.offset + done, block)
-            value = zlib.crc32(block.data, value) if checked else 0
+            for checksum in checksums:
+                checksum.add(block)
             _write(target, block, position + done)
             done += block.nbytes
             self.tell(Moved(step.name, block.nbytes))
-        return value
+        return True
 
     def _copy_in_kernel(self, step: Step, piece: TensorSlice, target: int, position: int) -> bool:
         """The piece without its bytes entering the process; False where the system cannot do that."""
@@ -196,7 +253,7 @@ class _Mover:
             self.tell(Moved(step.name, count))
         return True
 
-    def _write_blocks(self, step: Step, target: int) -> None:
+    def _write_blocks(self, step: Step, target: int, checksum: _Checksum | None) -> None:
         position = step.offset
         cast_to = step.expression if isinstance(step.expression, Cast) else None
         before = after = 0
@@ -207,11 +264,14 @@ class _Mover:
                 before += count_not_finite(block, cast_to.source.dtype)
                 block = cast(block, cast_to.source.dtype, cast_to.dtype)
                 after += count_not_finite(block, cast_to.dtype)
+            block = np.ascontiguousarray(block)
+            if checksum:
+                checksum.add(block)
             _write(target, block, position)
             position += block.nbytes
             self.tell(Moved(step.name, block.nbytes))
-        if after:
-            self.tell(Unusual(step.name, before, after - before))
+        if before or after:
+            self.tell(Unusual(step.name, before, max(after - before, 0)))
 
 
 def _begin_writing(target: int, step: Step) -> None:
@@ -224,7 +284,15 @@ def _begin_writing(target: int, step: Step) -> None:
 
 
 def _write(target: int, block: Block, position: int) -> None:
-    view = np.ascontiguousarray(block).data.cast("B")
+    _write_bytes(target, block.data.cast("B"), position)
+
+
+def _write_pieces(target: int, pieces: Sequence[tuple[int, bytes]]) -> None:
+    for position, piece in pieces:
+        _write_bytes(target, memoryview(piece), position)
+
+
+def _write_bytes(target: int, view: memoryview, position: int) -> None:
     while view:
         count = os.pwrite(target, view, position)
         view, position = view[count:], position + count

@@ -1,90 +1,127 @@
-"""The tokenizer of a conversion's source: read, its special tokens named, its size held against the embedding."""
+"""The tokenizer of a conversion's source: what its special tokens are for, and its vocabulary when it is needed."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 
-from llama_convert.convert.checkpoint import Checkpoint, TokenizerFile
+from llama_convert.convert.checkpoint import Checkpoint, Conventions, TokenizerFile
+from llama_convert.convert.containers.gguf import read_gguf
+from llama_convert.convert.containers.slices import LocalFile
 from llama_convert.convert.errors import CheckpointError, UsageError
-from llama_convert.convert.plan import Request
+from llama_convert.convert.outputs import Request
 from llama_convert.convert.tokenizers.added import AddedToken, Vocabulary, added_tokens
+from llama_convert.convert.tokenizers.chat import chat_template
+from llama_convert.convert.tokenizers.gguf import read_gguf_vocabulary
+from llama_convert.convert.tokenizers.json_reader import read_tokenizer_json
 from llama_convert.convert.tokenizers.kinds import TokenizerKind
-from llama_convert.convert.tokenizers.sentencepiece import SentencePieceVocabulary, read_sentencepiece
-from llama_convert.convert.tokenizers.special_tokens import replace_names, special_tokens
+from llama_convert.convert.tokenizers.llama2c import read_tokenizer_bin
+from llama_convert.convert.tokenizers.sentencepiece import read_sentencepiece
+from llama_convert.convert.tokenizers.special_tokens import begin_token, end_token, replace_names, special_tokens
 from llama_convert.convert.tokenizers.tiktoken import LLAMA_4_RANKS, TiktokenVocabulary, read_tiktoken
 
+_SIZE_OF_CODE_LLAMA_70B = (8192, 80)
+# Every token that ends an answer of an instruct model, where the version has it.
+_ENDS_OF_ANSWER = {
+    TokenizerKind.TIKTOKEN: ("<|end_of_text|>", "<|eom_id|>", "<|eot_id|>"),
+    TokenizerKind.SENTENCEPIECE: ("</s>", "<step>"),  # the latter in Code Llama 70B
+}
+# Files of these kinds have exactly as many tokens as the embedding has rows; others may leave rows unnamed.
+_EXACT = (TokenizerKind.TIKTOKEN, TokenizerKind.SENTENCEPIECE)
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tokens:
-    """A tokenizer with its special tokens named.
 
-    path: of the file it was read from. special: names of the ids behind a tiktoken file's ranks, empty for
-    SentencePiece. added: the special tokens of either kind, with their ids.
-    """
+@dataclass(frozen=True, slots=True)
+class Named:
+    """A vocabulary, and the names of the ids behind a tiktoken file's ranks; none for SentencePiece."""
 
-    path: Path
     vocabulary: Vocabulary
     special: tuple[str, ...]
-    added: tuple[AddedToken, ...]
 
-    def id(self, text: str) -> int | None:
-        """The token's id, None where the vocabulary has no such token."""
-        return next((token.id for token in self.added if token.text == text), None)
+    @property
+    def size(self) -> int:
+        """Number of tokens."""
+        ordinary = self.vocabulary
+        return len(ordinary.tokens if isinstance(ordinary, TiktokenVocabulary) else ordinary.pieces) + len(self.special)
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """A source's tokenizer, opened.
+
+    file: where it was found. rows: of the embedding; ids behind the last token have no name.
+    """
+
+    file: TokenizerFile
+    rows: int
+    read: Callable[[], Named]
+    by_version: Callable[[tuple[AddedToken, ...]], Conventions]
+
+    @cached_property
+    def named(self) -> Named:
+        """All tokens, proven to be of one of Llama's kinds. CheckpointError where they are not, or do not fit."""
+        named = self.read()
+        too_few = named.size < self.rows and self.file.kind in _EXACT
+        if named.size > self.rows or too_few:
+            raise CheckpointError(
+                f"{self.file.path}: the wrong tokenizer: it has {named.size:,} tokens, "
+                f"the embedding has {self.rows:,} rows",
+                advice=f"Copy the {self.file.path.name} that came with these weights into their folder.",
+            )
+        return named
+
+    @cached_property
+    def added(self) -> tuple[AddedToken, ...]:
+        """The special tokens, with their ids."""
+        return added_tokens(self.named.vocabulary, self.named.special)
+
+    @cached_property
+    def conventions(self) -> Conventions:
+        """What the tokens are for: what the files say, or what is the custom of the version."""
+        return self.file.conventions or self.by_version(self.added)
+
+    def text(self, number: int | None) -> str | None:
+        """The special token of this id, None where there is none."""
+        return next((token.text for token in self.added if token.id == number), None)
 
 
 def open_tokens(source: Checkpoint, request: Request) -> Tokens:
-    """The source's tokenizer, read and held against the embedding.
+    """The source's tokenizer.
 
-    Raises CheckpointError: no tokenizer, a damaged one, one whose size is not the embedding's, Llama 4's.
-    UsageError: special tokens that do not fit; a source whose tokenizer is written already.
+    Its vocabulary is read when it is asked for: a target that takes the file as it is needs none of it.
+    Raises CheckpointError: no tokenizer. UsageError: special tokens named for one that names them itself.
     """
-    tokenizer = _tokenizer_file(source)
-    rows = source.config.vocab_size
-    vocabulary: Vocabulary
-    special: tuple[str, ...] = ()
-    if tokenizer.kind is TokenizerKind.SENTENCEPIECE:
-        vocabulary = _sentencepiece(tokenizer, request)
-        found = len(vocabulary.pieces)
-    else:
-        ranks = read_tiktoken(tokenizer.path)
-        _refuse_llama_4(tokenizer, ranks)
-        vocabulary, special = ranks, _special_names(source, ranks, request)
-        found = len(ranks.tokens) + len(special)
-    if found != rows:
+    file = source.tokenizer
+    if file is None:
         raise CheckpointError(
-            f"{tokenizer.path}: the wrong tokenizer: it has {found:,} tokens, the embedding has {rows:,} rows",
-            advice="Copy the tokenizer.model that came with these weights into their folder.",
+            f"{source.path}: no tokenizer here or one folder above",
+            advice="Copy the tokenizer that came with the weights into the folder.",
         )
-    return Tokens(path=tokenizer.path, vocabulary=vocabulary, special=special, added=added_tokens(vocabulary, special))
-
-
-def _tokenizer_file(source: Checkpoint) -> TokenizerFile:
-    if source.tokenizer is None:
-        raise CheckpointError(
-            f"{source.path}: no tokenizer.model here or one folder above",
-            advice="Copy the tokenizer.model that came with the weights into the folder.",
+    if request.special_tokens and file.kind is not TokenizerKind.TIKTOKEN:
+        raise UsageError(
+            f"--special-tokens: a {file.kind.value} names its special tokens itself",
+            advice="Leave the option out: it is for the tokenizer.model of Llama 3 and later.",
         )
-    if source.tokenizer.kind is TokenizerKind.HUGGING_FACE:
-        raise UsageError(f"{source.path}: is in the Hugging Face format already")
-    return source.tokenizer
+    if request.instruct:  # the user knows better than the files what the weights are for
+        file = TokenizerFile(file.kind, file.path)
+    return Tokens(
+        file,
+        source.config.vocab_size,
+        partial(_READERS[file.kind], source, request),
+        partial(_by_version, source, request),
+    )
 
 
-def _refuse_llama_4(tokenizer: TokenizerFile, ranks: TiktokenVocabulary) -> None:
+def _tiktoken(source: Checkpoint, request: Request) -> Named:
+    path = _path(source)
+    ranks = read_tiktoken(path)
     if len(ranks.tokens) == LLAMA_4_RANKS:
         raise CheckpointError(
-            f"{tokenizer.path}: this is Llama 4's tokenizer ({LLAMA_4_RANKS:,} ranks), which is not supported",
+            f"{path}: this is Llama 4's tokenizer ({LLAMA_4_RANKS:,} ranks), which is not supported",
             advice="Copy the tokenizer.model that came with these weights into their folder.",
         )
-
-
-def _sentencepiece(tokenizer: TokenizerFile, request: Request) -> SentencePieceVocabulary:
-    if request.special_tokens:
-        raise UsageError(
-            "--special-tokens: a SentencePiece tokenizer names its special tokens itself",
-            advice="Leave the option out: it is for Llama 3 and later.",
-        )
-    return read_sentencepiece(tokenizer.path)
+    return Named(ranks, _special_names(source, ranks, request))
 
 
 def _special_names(source: Checkpoint, vocabulary: TiktokenVocabulary, request: Request) -> tuple[str, ...]:
@@ -97,4 +134,55 @@ def _special_names(source: Checkpoint, vocabulary: TiktokenVocabulary, request: 
         count=source.config.vocab_size - len(vocabulary.tokens),
         instruct=request.instruct,
         ordinary=set(vocabulary.tokens),
+    )
+
+
+def _sentencepiece(source: Checkpoint, request: Request) -> Named:
+    return Named(read_sentencepiece(_path(source)), ())
+
+
+def _tokenizer_json(source: Checkpoint, request: Request) -> Named:
+    found = read_tokenizer_json(_path(source))
+    return Named(found.vocabulary, found.special)
+
+
+def _gguf(source: Checkpoint, request: Request) -> Named:
+    path = _path(source)
+    found = read_gguf_vocabulary(path, read_gguf(LocalFile(path)).metadata)
+    return Named(found.vocabulary, found.special)
+
+
+def _llama2c(source: Checkpoint, request: Request) -> Named:
+    return Named(read_tokenizer_bin(_path(source), source.config.vocab_size), ())
+
+
+_READERS: Mapping[TokenizerKind, Callable[[Checkpoint, Request], Named]] = {
+    TokenizerKind.TIKTOKEN: _tiktoken,
+    TokenizerKind.SENTENCEPIECE: _sentencepiece,
+    TokenizerKind.HUGGING_FACE: _tokenizer_json,
+    TokenizerKind.GGUF: _gguf,
+    TokenizerKind.LLAMA2C: _llama2c,
+}
+
+
+def _path(source: Checkpoint) -> Path:
+    assert source.tokenizer is not None  # open_tokens refuses a source without one
+    return source.tokenizer.path
+
+
+def _by_version(source: Checkpoint, request: Request, added: tuple[AddedToken, ...]) -> Conventions:
+    """What is the custom of the version, for base or for chat models."""
+    version, ids = source.version, {token.text: token.id for token in added}
+    end = ids.get(end_token(version.name, instruct=request.instruct))
+    texts = _ENDS_OF_ANSWER[version.tokenizer] if request.instruct else ()
+    # Llama 3 has no <|eom_id|>: its id is a reserved token there, and is left out.
+    ends = tuple(ids[text] for text in texts if text in ids)
+    size = (source.config.hidden_size, source.config.layers)
+    template = chat_template(version.name, large_code=size == _SIZE_OF_CODE_LLAMA_70B) if request.instruct else None
+    return Conventions(
+        begin=ids.get(begin_token(version.name)),
+        end=end,
+        ends=ends or ((end,) if end is not None else ()),
+        pad=None,
+        chat_template=template,
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from llama_convert.convert.architecture import RopeScaling
+from llama_convert.convert.architecture import LlamaConfig, RopeScaling
 from llama_convert.convert.errors import CheckpointError, UsageError
 from llama_convert.convert.tokenizers.kinds import TokenizerKind
 
@@ -56,11 +56,13 @@ _SIZE_OF_LLAMA_1_65B = (8192, 80)
 class Evidence:
     """What a checkpoint's files say that tells versions apart.
 
-    scaled: the rotary wavelengths are stretched. grouped: fewer kv heads than heads.
+    scaled: the rotary wavelengths are stretched. rope_factor: by how much; None where the files do not say.
+    grouped: fewer kv heads than heads.
     """
 
     tokenizer: TokenizerKind
     scaled: bool
+    rope_factor: float | None
     rope_theta: float
     norm_eps: float
     hidden_size: int
@@ -91,8 +93,9 @@ def _fitting_tiktoken(evidence: Evidence) -> tuple[str, ...]:
         return ("3.2", "guard-3")
     if size in _SIZES_OF_3_1:
         return ("3.1", "3.3", "guard-3")
-    # A size of nobody's release: only 3.2 ties its head.
-    return ("3.2", "guard-3", "3.1", "3.3") if evidence.tied else ("3.1", "3.2", "3.3", "guard-3")
+    # A size of nobody's release: the factor tells, and only 3.2 ties its head.
+    names = ("3.2", "guard-3", "3.1", "3.3") if evidence.tied else ("3.1", "3.2", "3.3", "guard-3")
+    return tuple(name for name in names if evidence.rope_factor in (None, VERSIONS[name].rope_factor)) or names
 
 
 def _fitting_sentencepiece(evidence: Evidence) -> tuple[str, ...]:
@@ -114,6 +117,22 @@ def known_version(name: str) -> Version:
             advice="Known are " + ", ".join(VERSIONS) + ". Leave the option out: the files tell.",
         )
     return VERSIONS[key]
+
+
+def evidence_of(config: LlamaConfig) -> Evidence:
+    """What a config whose every value comes from its files says; Llama 3 and later are known by their theta."""
+    llama_3 = config.rope_scaling is not None or config.rope_theta not in (10000.0, 1000000.0)
+    return Evidence(
+        tokenizer=_TIKTOKEN if llama_3 else _SENTENCEPIECE,
+        scaled=config.rope_scaling is not None,
+        rope_factor=config.rope_scaling.factor if config.rope_scaling else None,
+        rope_theta=config.rope_theta,
+        norm_eps=config.norm_eps,
+        hidden_size=config.hidden_size,
+        layers=config.layers,
+        grouped=config.kv_heads != config.heads,
+        tied=config.tied,
+    )
 
 
 def confirm(asked: str | None, fits: tuple[Version, ...], evidence: Evidence) -> tuple[Version, ...]:

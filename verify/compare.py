@@ -12,9 +12,8 @@ from torch import Tensor
 
 from llama_convert.convert.architecture import Role, Weight
 from llama_convert.convert.checkpoint import Checkpoint
-from llama_convert.convert.containers.slices import TensorSlice
 from llama_convert.verify.forward import FLOAT32, FLOAT64, Load, logits
-from llama_convert.verify.reading import read, torch_type
+from llama_convert.verify.reading import Piece, read, torch_type, value_type
 from llama_convert.verify.report import LevelResult, judged
 
 NAME = "logits"
@@ -142,8 +141,8 @@ def _some_positions(reference: Tensor, other: Tensor) -> Iterator[tuple[Tensor, 
 def _rounded_like(b: Checkpoint, compute: torch.dtype) -> Load:
     """A's weights through the types in which B stores the same weights."""
 
-    def load(weight: Weight, tensor: TensorSlice) -> Tensor:
+    def load(weight: Weight, tensor: Piece) -> Tensor:
         parts = b.parts.get(weight) or b.parts[Weight(Role.TOKENS)]
-        return read(tensor).to(torch_type(parts.slices[0].dtype)).to(compute)
+        return read(tensor).to(torch_type(value_type(parts.pieces[0]))).to(compute)
 
     return load

@@ -21,12 +21,11 @@ from torch import Tensor
 
 from llama_convert.convert.architecture import LlamaConfig, Role, Rotary, Weight
 from llama_convert.convert.checkpoint import Checkpoint, Parts
-from llama_convert.convert.containers.slices import TensorSlice
 from llama_convert.convert.errors import UsageError
-from llama_convert.verify.reading import read, row_blocks
+from llama_convert.verify.reading import Piece, read, row_blocks
 
 # Gives a part of a weight in the type to compute in.
-Load: TypeAlias = Callable[[Weight, TensorSlice], Tensor]
+Load: TypeAlias = Callable[[Weight, Piece], Tensor]
 Rotate: TypeAlias = Callable[[Tensor], Tensor]
 
 
@@ -73,7 +72,7 @@ def head(checkpoint: Checkpoint, state: Tensor, load: Load = FLOAT32) -> Tensor:
     model = _Model(checkpoint, load, rotate=lambda heads: heads)
     stored = Weight(Role.HEAD) if Weight(Role.HEAD) in checkpoint.parts else Weight(Role.TOKENS)
     columns = []
-    for rank, tensor in enumerate(checkpoint.parts[stored].slices):
+    for rank, tensor in enumerate(checkpoint.parts[stored].pieces):
         normed = _normed(state, model.part(Role.FINAL_NORM, None, rank), checkpoint.config)
         columns += [normed @ load(stored, rows).T for rows in row_blocks(tensor)]
     return torch.cat(columns, dim=-1)
@@ -101,7 +100,7 @@ def rotation(checkpoint: Checkpoint, positions: int) -> Rotate:
     Angles are computed in float64, so that what rounding adds does not grow with the position.
     """
     angles = torch.outer(torch.arange(positions, dtype=torch.float64), frequencies(checkpoint.config))
-    return functools.partial(_turn_pairs if checkpoint.format.rotary is Rotary.PAIRS else _turn_halves, angles)
+    return functools.partial(_turn_pairs if checkpoint.rotary is Rotary.PAIRS else _turn_halves, angles)
 
 
 def _turn_pairs(angles: Tensor, heads: Tensor) -> Tensor:
@@ -127,14 +126,14 @@ class _Model:
     def part(self, role: Role, layer: int | None, rank: int) -> Tensor:
         """One shard's part of a weight, as it is stored there."""
         weight = Weight(role, layer)
-        return self.load(weight, self.checkpoint.parts[weight].slices[rank])
+        return self.load(weight, self.checkpoint.parts[weight].pieces[rank])
 
 
 def _sum_of_shards(
     block: Callable[[_Model, Tensor, int, int], Tensor], model: _Model, state: Tensor, layer: int
 ) -> Tensor:
     """What Meta's row-parallel layers do between machines: each shard's share of the output, added up."""
-    shards = len(model.checkpoint.parts[Weight(Role.QUERY, layer)].slices)
+    shards = len(model.checkpoint.parts[Weight(Role.QUERY, layer)].pieces)
     return functools.reduce(torch.add, (block(model, state, layer, rank) for rank in range(shards)))
 
 
@@ -186,9 +185,9 @@ def _embed(checkpoint: Checkpoint, tokens: Sequence[int], load: Load) -> Tensor:
     return torch.cat([rows[token] for token in tokens])
 
 
-def _row(parts: Parts, row: int) -> list[TensorSlice]:
+def _row(parts: Parts, row: int) -> list[Piece]:
     """The pieces of one row: a shard has either some rows whole (axis 0) or some columns of each (axis 1)."""
     if parts.axis != 0:
-        return [tensor.rows(row, row + 1) for tensor in parts.slices]
-    rank, local = divmod(row, parts.slices[0].shape[0])
-    return [parts.slices[rank].rows(local, local + 1)]
+        return [tensor.rows(row, row + 1) for tensor in parts.pieces]
+    rank, local = divmod(row, parts.pieces[0].shape[0])
+    return [parts.pieces[rank].rows(local, local + 1)]

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from llama_convert.convert.checkpoint import Checkpoint
+from llama_convert.convert.claims import read_claims
 from llama_convert.convert.errors import UsageError
 from llama_convert.convert.formats import open_checkpoint
 from llama_convert.verify import compare, structure, tensors, tokenizer
-from llama_convert.verify.claims import read_claims
 from llama_convert.verify.report import LevelResult, Report, not_checked
 
 LEVELS: dict[str, Callable[[Checkpoint, Checkpoint | None], LevelResult]] = {
@@ -23,18 +23,29 @@ _NEED_SHAPES = (tensors.NAME, compare.NAME)
 
 
 def verify(
-    a: Path, b: Path | None = None, levels: Sequence[str] = tuple(LEVELS), *, llama_version: str | None = None
+    a: Path,
+    b: Path | None = None,
+    levels: Sequence[str] = tuple(LEVELS),
+    *,
+    llama_version: str | None = None,
+    assume: Mapping[str, str] | None = None,
 ) -> Report:
     """Whether B is the same model as A; with A alone, whether A is sound.
 
     levels: those to check, of LEVELS. llama_version: what the user says the model is; held against the files.
+    assume: what A's files do not hold, as in `open_checkpoint`.
     Raises UsageError: no such level or folder. CheckpointError: a side that cannot be opened.
     """
-    return Report(a=a, b=b, levels=tuple(verify_levels(a, b, levels, llama_version=llama_version)))
+    return Report(a=a, b=b, levels=tuple(verify_levels(a, b, levels, llama_version=llama_version, assume=assume)))
 
 
 def verify_levels(
-    a: Path, b: Path | None = None, levels: Sequence[str] = tuple(LEVELS), *, llama_version: str | None = None
+    a: Path,
+    b: Path | None = None,
+    levels: Sequence[str] = tuple(LEVELS),
+    *,
+    llama_version: str | None = None,
+    assume: Mapping[str, str] | None = None,
 ) -> Iterator[LevelResult]:
     """The same, each level's result as soon as it is known; in the order of LEVELS."""
     unknown = [name for name in levels if name not in LEVELS]
@@ -42,16 +53,18 @@ def verify_levels(
         wrong = f"No level is called {unknown[0]!r}" if unknown else "No level to check"
         raise UsageError(wrong, advice=f"Levels are {', '.join(LEVELS)}.")
     if b is None:
-        return _checked(open_checkpoint(a, llama_version), None, levels)
-    return _checked(_opened(a, b, llama_version), open_checkpoint(b, llama_version), levels)
-
-
-def _opened(a: Path, b: Path, llama_version: str | None) -> Checkpoint:
-    """A, as the version that B says it was taken as, where A's own files leave that open."""
-    side = open_checkpoint(a, llama_version)
+        return _checked(open_checkpoint(a, llama_version, assume), None, levels)
     claimed = read_claims(b).llama_version
+    return _checked(_opened(a, llama_version, claimed, assume), _opened(b, llama_version, claimed), levels)
+
+
+def _opened(
+    path: Path, llama_version: str | None, claimed: str | None, assume: Mapping[str, str] | None = None
+) -> Checkpoint:
+    """A side, as the version that B says it was taken as, where its own files leave that open."""
+    side = open_checkpoint(path, llama_version, assume)
     if llama_version is None and claimed in [version.name for version in side.versions]:
-        return open_checkpoint(a, claimed)
+        return open_checkpoint(path, claimed, assume)
     return side
 
 

@@ -1,4 +1,4 @@
-"""Weights read from their files into torch tensors: bytes by offset, nothing moved or rounded."""
+"""Weights read from their files into torch tensors: by offset and, where quantised, by scale; nothing is moved."""
 
 from __future__ import annotations
 
@@ -7,13 +7,23 @@ from math import prod
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from llama_convert.convert.containers.slices import DType, TensorSlice
+from llama_convert.convert.containers.slices import FLOATS, Coding, DType, Scaled, TensorSlice
 from llama_convert.convert.errors import CheckpointError
+from llama_convert.convert.quantisation import decode, decode_affine, decode_scaled
 
 # Bytes to read at once: large enough that system calls do not count, small beside the model.
 BLOCK_BYTES = 16 << 20
+
+
+Piece = TensorSlice | Scaled
+
+
+def value_type(piece: Piece) -> DType:
+    """The type of the piece's values: its own, float32 where it is quantised."""
+    return piece.dtype if isinstance(piece, TensorSlice) and piece.dtype in FLOATS else DType.FLOAT32
 
 
 def torch_type(dtype: DType) -> torch.dtype:
@@ -23,13 +33,31 @@ def torch_type(dtype: DType) -> torch.dtype:
     return found
 
 
-def read(tensor: TensorSlice) -> Tensor:
-    """The slice's elements, in its own shape and type; a copy, whatever the strides.
+def read(piece: Piece) -> Tensor:
+    """The piece's values, in its own shape, exactly; a copy, whatever the strides.
 
     Raises CheckpointError where the file ends before them.
     """
-    content = _in_order(tensor) if tensor.strides is None else _by_strides(tensor)
-    return content.view(torch_type(tensor.dtype)).reshape(tensor.shape)
+    if isinstance(piece, Scaled):
+        return torch.from_numpy(_decoded(piece))
+    content = _content(piece)
+    if piece.dtype.block > 1:
+        rows = content.numpy().reshape(piece.shape[0], -1)
+        return torch.from_numpy(decode(rows, piece.dtype))
+    return content.view(torch_type(piece.dtype)).reshape(piece.shape)
+
+
+def _content(tensor: TensorSlice) -> Tensor:
+    return _in_order(tensor) if tensor.strides is None else _by_strides(tensor)
+
+
+def _decoded(scaled: Scaled) -> NDArray[np.float32]:
+    """What quantisation means is arithmetic that both sides share; each of its formulas is tested by itself."""
+    codes = _content(scaled.codes).numpy().reshape(scaled.codes.shape[0], -1)
+    scales, *biases = (read(found).float().numpy() for found in scaled.slices[1:])
+    if scaled.coding is Coding.AFFINE:
+        return decode_affine(codes.view(np.uint32), scales, *biases, bits=scaled.bits)
+    return decode_scaled(codes, scaled.codes.dtype, scales)
 
 
 def _in_order(tensor: TensorSlice) -> Tensor:
@@ -55,8 +83,8 @@ def _by_strides(tensor: TensorSlice) -> Tensor:
     return torch.from_numpy(np.array(elements, order="C")).flatten()
 
 
-def row_blocks(tensor: TensorSlice) -> Iterator[TensorSlice]:
-    """The slice in blocks of whole rows, each about BLOCK_BYTES long."""
-    rows = max(BLOCK_BYTES // max(prod(tensor.shape[1:]) * tensor.dtype.nbytes, 1), 1)
+def row_blocks(tensor: Piece) -> Iterator[Piece]:
+    """The piece in blocks of whole rows, the values of each about BLOCK_BYTES long."""
+    rows = max(BLOCK_BYTES // max(prod(tensor.shape[1:]) * value_type(tensor).nbytes, 1), 1)
     for start in range(0, tensor.shape[0], rows):
         yield tensor.rows(start, min(start + rows, tensor.shape[0]))

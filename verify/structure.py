@@ -80,7 +80,7 @@ def expected_shape(checkpoint: Checkpoint, weight: Weight) -> tuple[int, ...]:
 
 def stored_shape(parts: Parts) -> tuple[int, ...]:
     """The shape of all parts together."""
-    shape = list(parts.slices[0].shape)
+    shape = list(parts.pieces[0].shape)
     if parts.axis is not None:
-        shape[parts.axis] = sum(part.shape[parts.axis] for part in parts.slices)
+        shape[parts.axis] = sum(part.shape[parts.axis] for part in parts.pieces)
     return tuple(shape)

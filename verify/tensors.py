@@ -18,7 +18,7 @@ from torch import Tensor
 from llama_convert.convert.architecture import ROTARY_ROLES, Role, Rotary, Weight, weights
 from llama_convert.convert.checkpoint import Checkpoint, Parts
 from llama_convert.convert.errors import counted
-from llama_convert.verify.reading import BLOCK_BYTES, read, torch_type
+from llama_convert.verify.reading import BLOCK_BYTES, read, torch_type, value_type
 from llama_convert.verify.report import LevelResult, judged
 
 NAME = "tensors"
@@ -75,7 +75,7 @@ class _View:
 
     @property
     def dtype(self) -> torch.dtype:
-        return torch_type(self.parts.slices[0].dtype)
+        return torch_type(value_type(self.parts.pieces[0]))
 
     @property
     def name(self) -> str:
@@ -168,7 +168,7 @@ def _views(checkpoint: Checkpoint, weight: Weight) -> tuple[_View, ...]:
     parts = checkpoint.parts[stored]
     copies = checkpoint.kv_copies if weight.role in (Role.KEY, Role.VALUE) else 1
     if parts.axis is None:
-        copies = len(parts.slices)
+        copies = len(parts.pieces)
     return tuple(_View(checkpoint=checkpoint, weight=stored, copy=copy) for copy in range(copies))
 
 
@@ -200,7 +200,7 @@ def stored_rows(checkpoint: Checkpoint, role: Role, rows: Tensor, copy: int = 0)
         return rows
     size = checkpoint.config.head_dim
     heads, inner = rows // size, rows % size
-    if role in ROTARY_ROLES and checkpoint.format.rotary is Rotary.HALVES:
+    if role in ROTARY_ROLES and checkpoint.rotary is Rotary.HALVES:
         pair, coordinate = inner // 2, inner % 2
         inner = pair + coordinate * (size // 2)
     if role is not Role.QUERY:
@@ -219,11 +219,11 @@ def _stored(view: _View, start: int, stop: int) -> Tensor:
     """Rows start to stop of all parts together."""
     parts = view.parts
     if parts.axis is None:
-        return read(parts.slices[view.copy].rows(start, stop))
+        return read(parts.pieces[view.copy].rows(start, stop))
     if parts.axis == 1:
-        return torch.cat([read(part.rows(start, stop)) for part in parts.slices], dim=1)
+        return torch.cat([read(part.rows(start, stop)) for part in parts.pieces], dim=1)
     found, offset = [], 0
-    for part in parts.slices:
+    for part in parts.pieces:
         first, last = max(start - offset, 0), min(stop - offset, part.shape[0])
         if first < last:
             found.append(read(part.rows(first, last)))

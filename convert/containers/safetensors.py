@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
+from types import MappingProxyType
 from typing import Any
 
 from llama_convert.convert.containers.lookalikes import refuse_lookalikes
@@ -36,13 +37,17 @@ class Layout:
     size: int
 
 
-def lay_out(tensors: Sequence[tuple[str, DType, tuple[int, ...]]]) -> Layout:
+def lay_out(
+    tensors: Sequence[tuple[str, DType, tuple[int, ...]]],
+    metadata: Mapping[str, str] = MappingProxyType({"format": "pt"}),
+) -> Layout:
     """The header and all offsets of a file with these (name, dtype, shape) tensors.
 
-    Tensors are ordered as the library orders them: wider types first, then by name.
+    metadata: free text; without `format` transformers refuses the file. Tensors are ordered as the library
+    orders them: wider types first, then by name.
     """
     ordered = sorted(tensors, key=lambda tensor: (_ORDER.index(tensor[1]), tensor[0]))
-    entries: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    entries: dict[str, Any] = {"__metadata__": dict(metadata)}
     starts = []
     position = 0
     for name, dtype, shape in ordered:

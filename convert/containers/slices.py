@@ -68,6 +68,8 @@ class DType(Enum):
 
 # The types in which Llama weights are stored unquantised.
 FLOATS = (DType.FLOAT32, DType.BFLOAT16, DType.FLOAT16)
+# The quantised types that can be written; all can be read.
+QUANTISED = (DType.Q8_0, DType.Q4_0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,6 +112,62 @@ class TensorSlice:
         stride = self.strides[0] if self.strides else prod(self.shape[1:])
         offset = self.offset + self.dtype.size(start * stride)
         return replace(self, offset=offset, shape=(stop - start, *self.shape[1:]))
+
+    def columns(self, start: int, stop: int) -> TensorSlice:
+        """Columns start to stop of every row of a matrix of unquantised elements."""
+        row, step = self.strides or (self.shape[1], 1)
+        offset = self.offset + start * step * self.dtype.nbytes
+        return replace(self, offset=offset, shape=(self.shape[0], stop - start), strides=(row, step))
+
+
+class Coding(Enum):
+    """How codes and scales give values."""
+
+    SCALED = "value = code x scale"
+    AFFINE = "value = code x scale + bias"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scaled:
+    """A matrix stored as small codes, and scales that a run of them shares; its values are float32.
+
+    codes: float8 or int8 of the matrix's own shape (SCALED), or unsigned codes of `bits` bits packed into
+    uint32, lowest bits first (AFFINE). scales: one for everything (no axes, or one element), for each row
+    (rows, 1), or for each run of columns (rows, runs); biases alike, for AFFINE.
+    """
+
+    coding: Coding
+    shape: tuple[int, ...]
+    codes: TensorSlice
+    scales: TensorSlice
+    biases: TensorSlice | None = None
+    bits: int = 8
+
+    @property
+    def file(self) -> Path:
+        """The file of its codes."""
+        return self.codes.file
+
+    @property
+    def slices(self) -> tuple[TensorSlice, ...]:
+        """All that is read."""
+        return (self.codes, self.scales, *([self.biases] if self.biases else []))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all of it as stored."""
+        return sum(found.nbytes for found in self.slices)
+
+    def rows(self, start: int, stop: int) -> Scaled:
+        """Rows start to stop of it."""
+        own = self.scales.shape[:1] == self.shape[:1]
+        return replace(
+            self,
+            shape=(stop - start, *self.shape[1:]),
+            codes=self.codes.rows(start, stop),
+            scales=self.scales.rows(start, stop) if own else self.scales,
+            biases=self.biases and self.biases.rows(start, stop),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

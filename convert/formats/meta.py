@@ -8,28 +8,28 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from llama_convert.convert.architecture import LlamaConfig, Role, Rotary, Weight
+from llama_convert.convert.architecture import LlamaConfig, Role, RopeScaling, Rotary, Weight
 from llama_convert.convert.checklist import check_listed
 from llama_convert.convert.checkpoint import Checkpoint, TokenizerFile
 from llama_convert.convert.containers.pth import read_pth
 from llama_convert.convert.containers.slices import LocalFile, TensorFile
 from llama_convert.convert.errors import CheckpointError, counted
-from llama_convert.convert.formats.format import Format
+from llama_convert.convert.format import Assertions, Format, Head
 from llama_convert.convert.formats.meta_params import Params, read_params
 from llama_convert.convert.formats.meta_shards import copies_of_kv_heads, is_tied, merge
 from llama_convert.convert.reading import collect
 from llama_convert.convert.tokenizers.kinds import TokenizerKind, sniff
-from llama_convert.convert.versions import Evidence, confirm, fitting, rope_scaling
+from llama_convert.convert.versions import VERSIONS, Evidence, Version, confirm, fitting, rope_scaling
 
 _SHARD = re.compile(r"consolidated\.(\d\d)\.pth")
 
 
-def recognises(folder: Path) -> bool:
+def recognises(path: Path) -> bool:
     """Whether the folder holds Meta's files, complete or not."""
-    return bool(_shard_paths(folder)) or (folder / "params.json").exists()
+    return path.is_dir() and (bool(_shard_paths(path)) or (path / "params.json").exists())
 
 
-def open_meta(folder: Path, llama_version: str | None) -> Checkpoint:
+def open_meta(form: Format, folder: Path, assertions: Assertions) -> Checkpoint:
     """The checkpoint in a folder of Meta's: any number of shards, of any Llama text model.
 
     Reads the shards' indexes, `params.json`, and as many weights as it takes to see whether the head is
@@ -38,13 +38,13 @@ def open_meta(folder: Path, llama_version: str | None) -> Checkpoint:
     params = read_params(folder)
     check_listed(folder)
     files = _open_shards(folder)
-    merged = merge(META, files, params)
+    merged = merge(form, files, params)
     tokenizer = _tokenizer(folder)
     kv_copies = copies_of_kv_heads(merged, params)
     tied = is_tied(merged)
     evidence = _evidence(params, tokenizer, tied)
     _check_tokenizer(evidence, tokenizer)
-    versions = confirm(llama_version, fitting(evidence), evidence)
+    versions = confirm(assertions.llama_version, fitting(evidence), evidence)
     config = LlamaConfig(
         hidden_size=params.hidden_size,
         intermediate_size=merged[Weight(Role.GATE, 0)].whole().shape[0],
@@ -61,14 +61,16 @@ def open_meta(folder: Path, llama_version: str | None) -> Checkpoint:
     )
     return Checkpoint(
         path=folder,
-        format=META,
+        format=form,
         config=config,
         versions=versions,
         parts=merged,
         files=files,
         tokenizer=tokenizer,
-        dtype=merged[Weight(Role.TOKENS)].slices[0].dtype,
+        dtype=merged[Weight(Role.TOKENS)].whole().dtype,
+        rotary=form.rotary,
         kv_copies=kv_copies,
+        notes=_factor_note(config.rope_scaling, versions),
     )
 
 
@@ -136,6 +138,7 @@ def _evidence(params: Params, tokenizer: TokenizerFile | None, tied: bool) -> Ev
     return Evidence(
         tokenizer=kind,
         scaled=params.scaled,
+        rope_factor=None,
         rope_theta=params.rope_theta or default_theta,
         norm_eps=params.norm_eps,
         hidden_size=params.hidden_size,
@@ -145,10 +148,23 @@ def _evidence(params: Params, tokenizer: TokenizerFile | None, tied: bool) -> Ev
     )
 
 
+def _factor_note(scaling: RopeScaling | None, versions: tuple[Version, ...]) -> tuple[str, ...]:
+    """Meta's files do not hold the RoPE factor; where their sizes are no release's, the user may know better."""
+    names = {version.name for version in versions}
+    if scaling is None or not {"3.1", "3.2"} <= names:
+        return ()
+    other = VERSIONS["3.2" if scaling.factor == VERSIONS["3.1"].rope_factor else "3.1"]
+    return (
+        f"taken as {versions[0].title}, with RoPE factor {scaling.factor:g}: no file says so, and "
+        f"{other.title} has {other.rope_factor:g}. --llama-version tells.",
+    )
+
+
 META = Format(
     name="meta",
     title="Meta consolidated.NN.pth",
     rotary=Rotary.PAIRS,
+    head=Head.STORED,
     names={
         Role.TOKENS: "tok_embeddings.weight",
         Role.ATTENTION_NORM: "layers.{layer}.attention_norm.weight",
@@ -165,5 +181,5 @@ META = Format(
     },
     ignored=("rope.freqs", "layers.{layer}.attention.inner_attention.rope.freqs"),
     recognises=recognises,
-    open=open_meta,
+    opener=open_meta,
 )

@@ -9,8 +9,8 @@ from llama_convert.convert.blocks import same
 from llama_convert.convert.checkpoint import Parts
 from llama_convert.convert.containers.slices import FLOATS, DType, TensorFile
 from llama_convert.convert.errors import CheckpointError, counted
-from llama_convert.convert.expressions import Stored
-from llama_convert.convert.formats.format import Format
+from llama_convert.convert.expressions import stored
+from llama_convert.convert.format import Format
 from llama_convert.convert.formats.meta_params import Params
 
 # A fact of Meta's layers: ColumnParallelLinear splits the outputs (rows of the weight), RowParallelLinear
@@ -169,7 +169,7 @@ def _check_shapes(form: Format, parts: Mapping[Weight, Parts], params: Params) -
 def _shape_problems(
     name: str, weight: Weight, part: Parts, parts: Mapping[Weight, Parts], params: Params
 ) -> Iterator[str]:
-    shapes = [tensor.shape for tensor in part.slices]
+    shapes = [tensor.shape for tensor in part.pieces]
     if len(set(shapes)) > 1:
         yield f"{name}: shards have {', '.join(str(shape) for shape in sorted(set(shapes)))}"
         return
@@ -207,9 +207,9 @@ def _check_norms(form: Format, parts: Mapping[Weight, Parts], files: Sequence[Te
     problems = []
     for weight, part in parts.items():
         if part.axis is None:
-            first = Stored(part.slices[0])
-            odd = [tensor.file.name for tensor in part.slices[1:] if not same(first, Stored(tensor))]
-            problems += [f"{form.name_of(weight)}: {part.slices[0].file.name} and {name}" for name in odd]
+            first = stored(part.pieces[0])
+            odd = [tensor.file.name for tensor in part.pieces[1:] if not same(first, stored(tensor))]
+            problems += [f"{form.name_of(weight)}: {part.pieces[0].file.name} and {name}" for name in odd]
     if problems:
         raise CheckpointError(
             f"{files[0].path.parent}: norms differ between shards, which hold copies of them ({len(problems)} differ)",
@@ -234,7 +234,7 @@ def copies_of_kv_heads(parts: Mapping[Weight, Parts], params: Params) -> int:
     Raises CheckpointError where there are more rows than n_kv_heads says, but they are no copies.
     """
     found = parts[Weight(Role.KEY, 0)].whole().shape[0] // params.head_dim
-    shards = len(parts[Weight(Role.KEY, 0)].slices)
+    shards = len(parts[Weight(Role.KEY, 0)].pieces)
     claimed = params.kv_heads or params.heads
     if found != claimed:
         copies = found // claimed
@@ -261,8 +261,8 @@ def _repeated(parts: Mapping[Weight, Parts], params: Params, copies: int) -> boo
 
 def _repeats(part: Parts, head_dim: int, copies: int) -> bool:
     heads = [
-        Stored(tensor.rows(start, start + head_dim))
-        for tensor in part.slices
+        stored(tensor.rows(start, start + head_dim))
+        for tensor in part.pieces
         for start in range(0, tensor.shape[0], head_dim)
     ]
     groups = [heads[start : start + copies] for start in range(0, len(heads), copies)]

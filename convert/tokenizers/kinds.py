@@ -32,6 +32,8 @@ class TokenizerKind(Enum):
     TIKTOKEN = "tiktoken ranks"
     SENTENCEPIECE = "SentencePiece model"
     HUGGING_FACE = "tokenizer.json"
+    GGUF = "GGUF vocabulary"
+    LLAMA2C = "llama2.c tokenizer.bin"
 
 
 def sniff(path: Path) -> TokenizerKind:

@@ -92,7 +92,7 @@ def test_an_index_without_places(folder: Path, refuses: Callable[[Path], str], c
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda entry: entry | {"shape": [64, 576]}, f"shape    {QUERY}: file has (64, 576), config.json says"),
+        (lambda entry: entry | {"shape": [64, 576]}, f"shape    {QUERY}: the file has (64, 576), config.json says"),
         (lambda entry: entry | {"dtype": "I16"}, f"dtype    {QUERY} is int16, wanted float32 or bfloat16 or float16"),
         (lambda entry: entry | {"dtype": "X9"}, f"{QUERY}: unknown dtype 'X9'"),
         (lambda entry: entry | {"shape": []}, f"{QUERY}: BF16 [] does not fill bytes"),
@@ -146,7 +146,7 @@ def test_a_name_twice_in_a_header(folder: Path, refuses: Callable[[Path], str]) 
         ({"hidden_size": "x"}, "hidden_size is 'x', wanted a whole number"),
         ({"num_hidden_layers": 10**12}, "num_hidden_layers 1000000000000 is more than any model has"),
         ({"num_attention_heads": 0}, "num_attention_heads must be at least 1"),
-        ({"num_key_value_heads": 12}, "file has (64, 192), config.json says (192, 192)"),
+        ({"num_key_value_heads": 12}, "the file has (64, 192), config.json says (192, 192)"),
         ({"rms_norm_eps": True}, "rms_norm_eps is True, wanted a number above zero"),
         ({"max_position_embeddings": "x"}, "max_position_embeddings is 'x', wanted a whole number"),
         ({"rope_theta": "x", "rope_parameters": ...}, "rope_theta is 'x', wanted a number above zero"),

@@ -117,7 +117,7 @@ def test_a_version_nobody_knows_is_wrong_usage(source: Source, refuses: Refuses)
 def test_no_tokenizer(source: Source, refuses: Refuses) -> None:
     folder = source("3-2shards")
     (folder / "tokenizer.model").unlink()
-    assert f"{folder}: no tokenizer.model here or one folder above" in refuses(folder)
+    assert f"{folder}: no tokenizer here or one folder above" in refuses(folder)
 
 
 @pytest.mark.parametrize(

@@ -112,7 +112,7 @@ def test_the_certificate_says_what_was_made_of_what(source: Source, run: Run, ou
         assert found["target"]["files"][name]["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
     assert found["tensors"].keys() == weights(output).keys()
     query = found["tensors"]["model.layers.1.self_attn.q_proj.weight"]
-    assert query["from"] == "layers.1.attention.wq.weight"
+    assert query["from"] == ["layers.1.attention.wq.weight"]
     assert query["files"] == ["consolidated.00.pth", "consolidated.01.pth"]
     assert "rotary order changed" in query["done"]
     assert (query["dtype"], query["shape"]) == ("bfloat16", [192, 192])

@@ -11,7 +11,7 @@ import pytest
 
 from llama_convert.convert.aside import written_aside
 from llama_convert.convert.errors import SpaceError
-from llama_convert.convert.plan import SideFile
+from llama_convert.convert.outputs import SideFile
 
 
 def write_process(path: Path) -> None:

@@ -16,7 +16,7 @@ from llama_convert.convert.containers.slices import DType, TensorFile, TensorSli
 from llama_convert.convert.errors import CheckpointError
 from llama_convert.convert.expressions import Stored
 from llama_convert.convert.integrity import Checks
-from llama_convert.convert.plan import Step, WeightFile
+from llama_convert.convert.outputs import Step, Tensor, WeightFile
 from llama_convert.convert.run import Moved, run
 from tests.checkpoints import CASES
 
@@ -34,8 +34,8 @@ def copying(meta_checkpoint: Callable[..., Path], tmp_path: Path) -> Callable[[i
         plan = plan_conversion(meta_checkpoint(CASES[3]))
         tensor = TensorSlice(file=raw, offset=source, dtype=DType.UINT8, shape=(SIZE,))
         file = TensorFile(path=raw, size=4 * SIZE, tensors={"raw": tensor})
-        step = Step(Weight(Role.TOKENS), "raw", Stored(tensor), target)
-        output = WeightFile("out", b"h" * target, (step,), target + SIZE)
+        step = Step(Tensor((Weight(Role.TOKENS),), "raw", Stored(tensor)), target)
+        output = WeightFile(name="out", fixed=((0, b"h" * target),), steps=(step,), size=target + SIZE)
         wanted = b"h" * target + raw.read_bytes()[source : source + SIZE]
         return replace(plan, source=replace(plan.source, files=(file,)), files=(output,)), wanted
 

@@ -15,15 +15,16 @@ from llama_convert.convert.containers.safetensors import read_safetensors
 from llama_convert.convert.containers.slices import DType, LocalFile, TensorSlice
 from llama_convert.convert.expressions import Stored
 from llama_convert.convert.formats.huggingface_weights import lay_out_files
+from llama_convert.convert.outputs import Tensor
 
 Shape = tuple[int, ...]
 
 
-def named(shapes: list[tuple[DType, Shape]]) -> list[tuple[Weight, str, Stored]]:
+def named(shapes: list[tuple[DType, Shape]]) -> list[Tensor]:
     """One tensor per shape; the names sort in another order than the model's."""
     return [
-        (
-            Weight(Role.QUERY, layer),
+        Tensor(
+            (Weight(Role.QUERY, layer),),
             f"layers.{layer}.q",
             Stored(TensorSlice(file=Path("unused"), offset=0, dtype=dtype, shape=shape)),
         )
@@ -45,20 +46,18 @@ SHAPES = st.lists(
 def test_the_laws_of_dealing(tmp_path, shapes, shard_size):
     tensors = named(shapes)
     files, side = lay_out_files(tensors, shard_size)
-    order = {name: index for index, (_, name, _) in enumerate(tensors)}
+    order = {tensor.name: index for index, tensor in enumerate(tensors)}
     dealt = [sorted(order[step.name] for step in file.steps) for file in files]
     assert [index for file in dealt for index in file] == list(range(len(tensors)))  # in order, each once
     for file in files:
         sizes = [step.nbytes for step in file.steps]
         assert sum(sizes) <= shard_size or len(sizes) == 1
-        position = len(file.header)
+        position = len(file.fixed[0][1])
         for step in file.steps:
             assert step.offset == position
             position += step.nbytes
         assert position == file.size
-        assert {step.name: step.weight for step in file.steps} == {
-            f"layers.{step.weight.layer}.q": step.weight for step in file.steps
-        }
+        assert all(step.name == f"layers.{step.tensor.weights[0].layer}.q" for step in file.steps)
     for before, after in pairwise(files):  # and no file was closed too early
         first = min(after.steps, key=lambda step: order[step.name])
         assert sum(step.nbytes for step in before.steps) + first.nbytes > shard_size
@@ -73,9 +72,9 @@ def test_the_index_says_what_the_files_hold(tmp_path, shapes, shard_size):
     found = {}
     for file in files:
         path = tmp_path / file.name
-        path.write_bytes(file.header.ljust(file.size, b"\0"))
+        path.write_bytes(file.fixed[0][1].ljust(file.size, b"\0"))
         found |= dict.fromkeys(read_safetensors(LocalFile(path)).tensors, file.name)
-    assert sum(file.size - len(file.header) for file in files) == total
+    assert sum(file.size - len(file.fixed[0][1]) for file in files) == total
     if len(files) == 1:
         assert (files[0].name, side) == ("model.safetensors", ())
         return

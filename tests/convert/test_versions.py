@@ -33,6 +33,7 @@ class Release:
         return Evidence(
             tokenizer=TIKTOKEN if self.theta == 500000.0 else SENTENCEPIECE,
             scaled=self.scaled,
+            rope_factor=None,
             rope_theta=self.theta,
             norm_eps=self.eps,
             hidden_size=self.dim,

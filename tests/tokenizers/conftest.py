@@ -13,7 +13,7 @@ import sentencepiece
 from llama_convert.convert.tokenizers.added import added_tokens
 from llama_convert.convert.tokenizers.chat import chat_template
 from llama_convert.convert.tokenizers.huggingface import special_tokens_map, tokenizer_config
-from llama_convert.convert.tokenizers.special_tokens import special_tokens
+from llama_convert.convert.tokenizers.special_tokens import begin_token, end_token, special_tokens
 from llama_convert.convert.tokenizers.tiktoken import read_tiktoken
 from llama_convert.convert.tokenizers.tokenizer_json import write_tokenizer_json
 
@@ -81,10 +81,12 @@ SYMBOLS = ["▁<PRE>", "<sym>", "<sy", "ab.c"]
 
 def _write_folder(folder, vocabulary, special, *, version, instruct, template=None):
     added = added_tokens(vocabulary, special)
-    config = tokenizer_config(added, version=version, instruct=instruct, context=8192, chat_template=template)
+    ids = {token.text: token.id for token in added}
+    ends = {"begin": ids.get(begin_token(version)), "end": ids.get(end_token(version, instruct=instruct)), "pad": None}
+    config = tokenizer_config(added, **ends, context=8192, chat_template=template)
     write_tokenizer_json(folder / "tokenizer.json", vocabulary, special)
     (folder / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
-    names = special_tokens_map(added, version=version, instruct=instruct)
+    names = special_tokens_map(added, **ends)
     (folder / "special_tokens_map.json").write_text(json.dumps(names), encoding="utf-8")
     return folder
 

@@ -26,10 +26,10 @@ PIECES = SentencePieceVocabulary(
 )
 
 
-@pytest.mark.parametrize(("instruct", "end"), [(False, "<|end_of_text|>"), (True, "<|eot_id|>")])
-def test_llama_3(instruct, end):
+@pytest.mark.parametrize(("number", "end"), [(257, "<|end_of_text|>"), (265, "<|eot_id|>")])
+def test_llama_3(number, end):
     added = added_tokens(RANKS, special_tokens("3.1"))
-    config = tokenizer_config(added, version="3.1", instruct=instruct, context=131072, chat_template=None)
+    config = tokenizer_config(added, begin=256, end=number, pad=None, context=131072, chat_template=None)
     tokens = config.pop("added_tokens_decoder")
     assert config == {
         "tokenizer_class": "PreTrainedTokenizerFast",
@@ -55,11 +55,11 @@ def test_llama_3(instruct, end):
 def test_llama_2():
     added = added_tokens(PIECES)
     assert [(token.id, token.text) for token in added] == [(0, "<unk>"), (1, "<s>"), (2, "</s>"), (4, "<step>")]
-    names = special_tokens_map(added, version="2", instruct=True)
+    names = special_tokens_map(added, begin=1, end=2, pad=None)
     assert names == {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
 
 
 def test_a_template_is_part_of_the_config():
-    config = tokenizer_config((), version="2", instruct=True, context=4096, chat_template="{{ x }}")
+    config = tokenizer_config((), begin=1, end=2, pad=None, context=4096, chat_template="{{ x }}")
     assert config["chat_template"] == "{{ x }}"
     assert "bos_token" not in config

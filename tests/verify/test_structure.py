@@ -62,7 +62,7 @@ def test_missing_left_over_and_misshapen_weights_are_named(open_pair):
     parts = dict(b.parts)
     del parts[Weight(Role.FINAL_NORM)]
     parts[Weight(Role.GATE, 2)] = parts[Weight(Role.GATE, 1)]
-    parts[Weight(Role.KEY, 0)] = Parts((parts[Weight(Role.KEY, 0)].slices[0].rows(0, 32),), None)
+    parts[Weight(Role.KEY, 0)] = Parts((parts[Weight(Role.KEY, 0)].pieces[0].rows(0, 32),), None)
     findings = check_structure(replace(b, parts=parts), None).findings
     assert [finding.removeprefix(f"{b.path}: ") for finding in findings] == [
         "model.norm.weight is missing",

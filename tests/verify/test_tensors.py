@@ -96,7 +96,7 @@ def test_a_copy_that_is_none_is_found(open_pair):
     for side in ((a, b), (a, None), (b, a)):
         assert not differing(*side)
     weight = Weight(Role.VALUE, 1)
-    slices = a.parts[weight].slices
+    slices = a.parts[weight].pieces
     a.parts[weight] = type(a.parts[weight])((*slices[:3], slices[4], *slices[4:]), 0)
     (found,) = differing(a, None)
     assert found.weight == weight

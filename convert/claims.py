@@ -1,4 +1,4 @@
-"""What a converted folder says of itself that Meta's files cannot: the version it was taken as, its names."""
+"""What a converted folder says of itself that not every format can: the version it was taken as, its names."""
 
 from __future__ import annotations
 

@@ -1,0 +1,96 @@
+"""The tokenizer's files beside the weights: Hugging Face's JSON, or Meta's tokenizer.model."""
+
+from __future__ import annotations
+
+import shutil
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from llama_convert.convert.checkpoint import Checkpoint
+from llama_convert.convert.errors import CheckpointError
+from llama_convert.convert.json_files import json_file, read_object
+from llama_convert.convert.outputs import SideFile
+from llama_convert.convert.tokenizers.huggingface import special_tokens_map, tokenizer_config
+from llama_convert.convert.tokenizers.kinds import TokenizerKind
+from llama_convert.convert.tokenizers.sentencepiece import SentencePieceVocabulary, read_sentencepiece
+from llama_convert.convert.tokenizers.sentencepiece_writer import write_sentencepiece
+from llama_convert.convert.tokenizers.tiktoken import TiktokenVocabulary
+from llama_convert.convert.tokenizers.tiktoken_writer import write_tiktoken
+from llama_convert.convert.tokenizers.tokenizer_json import write_tokenizer_json
+from llama_convert.convert.tokens import Tokens
+
+MODEL = "tokenizer.model"
+_JSON = "tokenizer.json"
+_CONFIG = "tokenizer_config.json"
+_MAP = "special_tokens_map.json"
+# What else a Hugging Face folder may say of its tokenizer.
+_MORE = ("chat_template.jinja", "chat_template.json", "added_tokens.json")
+
+
+def tokenizer_json_files(source: Checkpoint, tokens: Tokens) -> tuple[SideFile, ...]:
+    """tokenizer.json and the small files beside it: made from the vocabulary, or taken as they are."""
+    if tokens.file.kind is TokenizerKind.HUGGING_FACE:
+        return _taken(source, tokens)
+    return (
+        SideFile(
+            _JSON, partial(write_tokenizer_json, vocabulary=tokens.named.vocabulary, special=tokens.named.special)
+        ),
+        *_configs(source, tokens),
+    )
+
+
+def _configs(source: Checkpoint, tokens: Tokens) -> tuple[SideFile, ...]:
+    uses = tokens.conventions
+    tasks = {"begin": uses.begin, "end": uses.end, "pad": uses.pad}
+    config = tokenizer_config(tokens.added, **tasks, context=source.config.context, chat_template=uses.chat_template)
+    return json_file(_CONFIG, config), json_file(_MAP, special_tokens_map(tokens.added, **tasks))
+
+
+def _taken(source: Checkpoint, tokens: Tokens) -> tuple[SideFile, ...]:
+    """A tokenizer.json is the very thing wanted; what is beside it is only made anew where the user says more."""
+    folder = tokens.file.path.parent
+    taken = (SideFile(_JSON, partial(shutil.copyfile, tokens.file.path)),)
+    if tokens.file.conventions is None:
+        return (*taken, *_configs(source, tokens))
+    config = _loadable(read_object(folder / _CONFIG)) if (folder / _CONFIG).is_file() else None
+    more = [folder / name for name in (_MAP, *_MORE) if (folder / name).is_file()]
+    return (
+        *taken,
+        *([json_file(_CONFIG, config)] if config is not None else []),
+        *(SideFile(path.name, partial(shutil.copyfile, path)) for path in more),
+    )
+
+
+def _loadable(config: dict[str, Any]) -> dict[str, Any]:
+    """Transformers 5 saves a class that 4.x does not know, for the tokenizer that both call by this name."""
+    foreign = config.get("tokenizer_class") == "TokenizersBackend"
+    return config | ({"tokenizer_class": "PreTrainedTokenizerFast"} if foreign else {})
+
+
+def tokenizer_model_file(tokens: Tokens) -> SideFile:
+    """Meta's tokenizer.model: the one there is, or one with the same tokens.
+
+    Of Llama 3 the file is made byte for byte as Meta's; of Llama 1 and 2 only what decides about ids is kept,
+    unless the original lies in the source.
+    """
+    if tokens.file.kind in (TokenizerKind.TIKTOKEN, TokenizerKind.SENTENCEPIECE):
+        return SideFile(MODEL, partial(shutil.copyfile, tokens.file.path))
+    vocabulary = tokens.named.vocabulary
+    if isinstance(vocabulary, TiktokenVocabulary):
+        return SideFile(MODEL, partial(write_tiktoken, vocabulary=vocabulary))
+    original = _original(tokens.file.path.parent, vocabulary)
+    write = partial(shutil.copyfile, original) if original else partial(write_sentencepiece, vocabulary=vocabulary)
+    return SideFile(MODEL, write)
+
+
+def _original(folder: Path, vocabulary: SentencePieceVocabulary) -> Path | None:
+    places = (folder / "original" / MODEL, folder / MODEL)
+    return next((path for path in places if path.is_file() and _holds(path, vocabulary)), None)
+
+
+def _holds(path: Path, vocabulary: SentencePieceVocabulary) -> bool:
+    try:
+        return read_sentencepiece(path) == vocabulary
+    except CheckpointError:  # another kind, or damaged: then the file is made from the vocabulary
+        return False

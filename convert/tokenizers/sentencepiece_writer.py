@@ -1,0 +1,6 @@
+# STUB
+from __future__ import annotations
+
+
+def write_sentencepiece(path, vocabulary):
+    raise NotImplementedError

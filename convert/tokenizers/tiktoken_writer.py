@@ -1,0 +1,6 @@
+# STUB
+from __future__ import annotations
+
+
+def write_tiktoken(path, vocabulary):
+    raise NotImplementedError
