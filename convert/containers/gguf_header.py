@@ -74,7 +74,7 @@ def read_header(source: ByteSource) -> Header:
                 advice="Fetch the file again.",
             ) from error
         except _ShortError as short:
-            if wanted == bound or short.needed > bound or len(cursor.data) < wanted:
+            if wanted == bound or short.needed > bound:
                 raise _too_long(source, cursor, short.needed) from short
             wanted = min(max(wanted * _GROWTH, short.needed), bound)
 
