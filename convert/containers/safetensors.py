@@ -9,13 +9,12 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from math import prod
 from types import MappingProxyType
 from typing import Any
 
 from llama_convert.convert.containers.lookalikes import refuse_lookalikes
-from llama_convert.convert.containers.slices import ByteSource, DType, TensorFile, TensorSlice
+from llama_convert.convert.containers.slices import ByteSource, DType, Layout, TensorFile, TensorSlice
 from llama_convert.convert.errors import CheckpointError
 
 _LARGEST_HEADER = 100_000_000  # bytes; the library's own limit
@@ -26,15 +25,6 @@ _ORDER = [
     DType.INT64, DType.FLOAT64, DType.FLOAT32, DType.UINT32, DType.INT32, DType.BFLOAT16, DType.FLOAT16, DType.INT16,
     DType.FLOAT8_E4M3, DType.FLOAT8_E5M2, DType.INT8, DType.UINT8, DType.BOOL,
 ]  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """A file to be: its header, and for each tensor in file order where its bytes will start."""
-
-    header: bytes
-    offsets: tuple[tuple[str, int], ...]
-    size: int
 
 
 def lay_out(

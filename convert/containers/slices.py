@@ -187,6 +187,15 @@ class TensorFile:
     metadata: dict[str, str] | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """A file to be: its header, and for each tensor in file order where its bytes will start."""
+
+    header: bytes
+    offsets: tuple[tuple[str, int], ...]
+    size: int
+
+
 class ByteSource(Protocol):
     """Anything whose bytes can be read by position: a local file, later a remote one."""
 
