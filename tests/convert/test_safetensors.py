@@ -22,7 +22,9 @@ from tests.convert.support import EDITS, edited, gather, raw
 PER_TEST = settings(deadline=2000, suppress_health_check=[HealthCheck.function_scoped_fixture])
 NAMES = st.text(st.characters(exclude_categories=["Cs"]), max_size=12).filter(lambda name: name != "__metadata__")
 SHAPES = st.lists(st.integers(0, 4), max_size=4).map(tuple)
-TENSORS = st.dictionaries(NAMES, st.tuples(st.sampled_from([dtype for dtype in DType if dtype.code]), SHAPES), max_size=8)
+TENSORS = st.dictionaries(
+    NAMES, st.tuples(st.sampled_from([dtype for dtype in DType if dtype.code]), SHAPES), max_size=8
+)
 
 
 def filled(tensors: Mapping[str, tuple[DType, tuple[int, ...]]]) -> dict[str, torch.Tensor]:
