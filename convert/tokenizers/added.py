@@ -14,6 +14,17 @@ TURN_MARKERS = ("<step>",)  # special whatever kind the file gives it: the end o
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class NamedVocabulary:
+    """A vocabulary whole, as a file gives it that holds the special tokens too.
+
+    special: names of the ids behind a tiktoken vocabulary's ranks; empty for SentencePiece.
+    """
+
+    vocabulary: Vocabulary
+    special: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AddedToken:
     """A special token and its id."""
 

@@ -23,6 +23,24 @@ def byte_text(token: bytes) -> str:
     return token.decode("latin-1").translate(_translation())
 
 
+def token_bytes(text: str) -> bytes:
+    """The raw bytes of a token of a byte-level vocabulary; the inverse of `byte_text`.
+
+    Raises ValueError where a character of the text stands for no byte.
+    """
+    try:
+        return text.translate(_inverse()).encode("latin-1")
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{text!r} has a character that stands for no byte") from error
+
+
 @cache
 def _translation() -> dict[int, str]:
     return dict(enumerate(byte_characters()))
+
+
+@cache
+def _inverse() -> dict[int, int]:
+    """Bytes by the characters that stand for them; those below U+0100 that stand for none lead out of Latin-1."""
+    values = {ord(character): value for value, character in enumerate(byte_characters())}
+    return {code: values.get(code, 0xFFFF) for code in {*range(0x100), *values}}

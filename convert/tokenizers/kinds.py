@@ -26,7 +26,8 @@ class TokenizerKind(Enum):
     """What a tokenizer file is.
 
     Meta's tokenizer.model is of one of two kinds: TIKTOKEN for Llama 3 and later, SENTENCEPIECE for
-    Llama 1, Llama 2 and Code Llama. HUGGING_FACE is a tokenizer.json.
+    Llama 1, Llama 2 and Code Llama. HUGGING_FACE is a tokenizer.json, GGUF the tokenizer.ggml values in the
+    head of a GGUF file, LLAMA2C the table of scores and pieces that llama2.c reads.
     """
 
     TIKTOKEN = "tiktoken ranks"

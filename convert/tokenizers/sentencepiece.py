@@ -5,7 +5,7 @@ Field numbers and defaults: google/sentencepiece src/sentencepiece_model.proto.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from math import isfinite
@@ -114,7 +114,7 @@ def read_sentencepiece(path: Path) -> SentencePieceVocabulary:
             f"{path}: the SentencePiece model is damaged at byte {error.offset}: {error}.",
             advice="Download tokenizer.model again and compare its size with the one on the server.",
         ) from error
-    _refuse(path, "is damaged", _damage(pieces, settings), "Download tokenizer.model again.")
+    _refuse(path, "is damaged", damage(pieces, settings.byte_fallback), "Download tokenizer.model again.")
     _refuse(
         path,
         "cannot be written as tokenizer.json",
@@ -201,8 +201,8 @@ def _refuse(path: Path, what: str, problems: list[str], advice: str) -> None:
         raise CheckpointError(summary, problems=capped(problems), advice=advice)
 
 
-def _damage(pieces: tuple[Piece, ...], settings: _Settings) -> list[str]:
-    """What SentencePiece itself would not load."""
+def damage(pieces: Sequence[Piece], byte_fallback: bool) -> list[str]:
+    """What SentencePiece itself would not load; one sentence for every finding."""
     problems = [] if pieces else ["it has no pieces"]
     seen: dict[str, int] = {}
     for i, piece in enumerate(pieces):
@@ -216,12 +216,12 @@ def _damage(pieces: tuple[Piece, ...], settings: _Settings) -> list[str]:
     unknown = sum(piece.kind is PieceKind.UNKNOWN for piece in pieces)
     if unknown != 1:
         problems.append(f"it has {unknown} unknown pieces, not 1")
-    return problems + _byte_damage(pieces, settings)
+    return problems + _byte_damage(pieces, byte_fallback)
 
 
-def _byte_damage(pieces: tuple[Piece, ...], settings: _Settings) -> list[str]:
+def _byte_damage(pieces: Sequence[Piece], byte_fallback: bool) -> list[str]:
     found = {piece.text for piece in pieces if piece.kind is PieceKind.BYTE}
-    wanted = set(BYTE_PIECES) if settings.byte_fallback else set()
+    wanted = set(BYTE_PIECES) if byte_fallback else set()
     if found == wanted:
         return []
     return [f"it has {len(found & wanted)} of the {len(wanted)} byte pieces, and {len(found - wanted)} others"]
@@ -231,7 +231,6 @@ def _not_reproducible(pieces: tuple[Piece, ...], settings: _Settings) -> list[st
     """What a tokenizer.json with BPE merges does in another way than SentencePiece."""
     name = MODEL_TYPES.get(settings.model_type, f"number {settings.model_type}")
     unused = [piece.text for piece in pieces if piece.kind is PieceKind.UNUSED]
-    spaced = [piece.text for piece in pieces if " " in piece.text]
     findings = {
         f"its model type is {name}, not BPE": settings.model_type != BPE,
         f"it normalises text (rules {settings.rules_name!r}, {len(settings.rules)} bytes)": bool(settings.rules),
@@ -239,6 +238,11 @@ def _not_reproducible(pieces: tuple[Piece, ...], settings: _Settings) -> list[st
         "it does not write spaces as ▁": not settings.escape_whitespaces,
         "it adds its space at the end of the text": settings.whitespace_as_suffix,
         f"it has {len(unused)} unused pieces, the first is {unused[:1]}": bool(unused),
-        f"{len(spaced)} of its pieces contain a space, the first is {spaced[:1]}": bool(spaced),
     }
-    return [finding for finding, holds in findings.items() if holds]
+    return [finding for finding, holds in findings.items() if holds] + spaced(pieces)
+
+
+def spaced(pieces: Sequence[Piece]) -> list[str]:
+    """One sentence where pieces contain a space, which never meets them in a text: there it is ▁; else none."""
+    found = [piece.text for piece in pieces if " " in piece.text]
+    return [f"{len(found)} of its pieces contain a space, the first is {found[:1]}"] if found else []

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import binascii
-from base64 import b64decode
-from collections.abc import Iterator
+from base64 import b64decode, b64encode
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -105,10 +105,24 @@ def _missing(reading: _Reading) -> list[str]:
     if absent:
         first = next(rank for rank in range(count) if rank not in reading.tokens)
         found.append(f"{absent} ranks below {count} are missing, the first is {first}")
-    bytes_absent = [value for value in range(256) if bytes([value]) not in reading.lines]
-    if bytes_absent:
-        found.append(f"{len(bytes_absent)} of the 256 single bytes are missing, the first is {bytes_absent[0]:#04x}")
-    return found
+    return found + missing_bytes(reading.lines)
+
+
+def missing_bytes(tokens: Container[bytes]) -> list[str]:
+    """One sentence where not every single byte is a token, so that some text has no tokens; else none."""
+    absent = [value for value in range(256) if bytes([value]) not in tokens]
+    if not absent:
+        return []
+    return [f"{len(absent)} of the 256 single bytes are missing, the first is {absent[0]:#04x}"]
+
+
+def write_tiktoken(path: Path, vocabulary: TiktokenVocabulary) -> None:
+    """Write a tokenizer.model as Meta's is, byte for byte: lines of base64, space, rank, in the order of the ranks.
+
+    The names of special tokens have no place in it. Cost: 0.1 s and 10 MB for Llama 3 (2.2 MB).
+    """
+    lines = [b"%b %d\n" % (b64encode(token), rank) for rank, token in enumerate(vocabulary.tokens)]
+    path.write_bytes(b"".join(lines))
 
 
 def merges(vocabulary: TiktokenVocabulary) -> Iterator[tuple[int, int]]:

@@ -6,7 +6,7 @@ Source: protobuf.dev, "Encoding".
 from __future__ import annotations
 
 from collections.abc import Iterator
-from struct import unpack_from
+from struct import pack, unpack_from
 from typing import NamedTuple
 
 VARINT, FIXED64, LENGTH, FIXED32 = 0, 1, 2, 5
@@ -93,3 +93,28 @@ def _value(message: bytes, start: int, wire_type: int) -> tuple[int | bytes, int
     if length > len(message) - start:
         raise WireError(f"a field of {length} bytes does not fit into the {len(message) - start} left", start)
     return message[start : start + length], start + length
+
+
+def integer_field(number: int, value: int) -> bytes:
+    """A field that holds an integer, a bool or an enum; a negative one takes ten bytes, as protobuf demands."""
+    return _varint(number << 3 | VARINT) + _varint(value & 0xFFFF_FFFF_FFFF_FFFF)
+
+
+def content_field(number: int, content: bytes) -> bytes:
+    """A field that holds a string in UTF-8, or a message."""
+    return _varint(number << 3 | LENGTH) + _varint(len(content)) + content
+
+
+def float32_field(number: int, value: float) -> bytes:
+    """A field that holds a number, rounded to an IEEE float of 4 bytes."""
+    return _varint(number << 3 | FIXED32) + pack("<f", value)
+
+
+def _varint(value: int) -> bytes:
+    """Seven bits to a byte, the lowest first; the inverse of `read_varint`."""
+    groups = bytearray()
+    while value > 0x7F:
+        groups.append(value & 0x7F | 0x80)
+        value >>= 7
+    groups.append(value)
+    return bytes(groups)

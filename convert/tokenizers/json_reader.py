@@ -1,6 +1,0 @@
-# STUB
-from __future__ import annotations
-
-
-def read_tokenizer_json(path):
-    raise NotImplementedError
