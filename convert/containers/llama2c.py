@@ -117,8 +117,10 @@ def lay_out(header: Header) -> Layout:
     if problems:
         raise UsageError(f"llama2.c files have no room for this model: {'; '.join(problems)}")
     places = {name: offset for name, _, _, offset in _tensors(header)}
-    tables = zip((_COS, _SIN), rotary_tables(header.context, header.head_dim), strict=True)
-    pieces = [(places.pop(name), table.tobytes()) for name, table in tables if name in places]
+    pieces = []
+    if header.version == 0:
+        tables = rotary_tables(header.context, header.head_dim)
+        pieces = [(places.pop(name), table.tobytes()) for name, table in zip((_COS, _SIN), tables, strict=True)]
     return Layout(_header_bytes(header), tuple(places.items()), _size(header), tuple(pieces))
 
 
@@ -126,7 +128,7 @@ def rotary_tables(context: int, head_dim: int) -> tuple[NDArray[np.float32], NDA
     """Cosines and sines of every position's angles, (context, head_dim / 2), for theta 10000.
 
     The angles are export.py's bit for bit; of the values, rounded correctly here, about one in ten is off by
-    one unit in the last place there. Memory: 16 bytes an angle. Source: model.py, precompute_freqs_cis.
+    one unit in the last place there. Memory: 24 bytes an angle. Source: model.py, precompute_freqs_cis.
     """
     exponents = np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim)
     frequencies = np.float32(1) / np.power(_THETA, exponents.astype(np.float64)).astype(np.float32)

@@ -201,6 +201,11 @@ def test_a_model_of_15_million_has_the_size_it_is_known_by():
     assert lay_out(header).size == 60_816_028
 
 
+def test_only_version_0_makes_tables():
+    """The longest context a header can name would need 250 GB of them."""
+    assert lay_out(replace(SMALL, context=(1 << 31) - 1)).pieces == ()
+
+
 # --- refused ---------------------------------------------------------------------------------------
 
 
