@@ -19,6 +19,7 @@ from llama_convert.convert.containers.slices import DType
 from llama_convert.convert.containers.zip_entries import Entry, directory, directory_size
 
 _NONE: Mapping[str, str] = MappingProxyType({})
+_MARKS = {".format_version": b"1", ".storage_alignment": b"64", "byteorder": b"little"}
 _VERSION = b"3\n"
 _ID_LENGTH = 40
 
@@ -76,25 +77,19 @@ def lay_out(
         keys.setdefault(aliases.get(name, name), str(len(keys)))
     stored = {name: contiguous(keys[aliases.get(name, name)], dtype, shape) for name, dtype, shape in tensors}
     sizes = {name: dtype.size(prod(shape)) for name, dtype, shape in tensors}
-    contents = {
-        "data.pkl": pickle_state(stored),
-        ".format_version": b"1",
-        ".storage_alignment": b"64",
-        "byteorder": b"little",
-    }
-    lengths = [(name, len(content)) for name, content in contents.items()]
-    lengths += [(f"data/{key}", sizes[owner]) for owner, key in keys.items()]
-    lengths += [("version", len(_VERSION)), (".data/serialization_id", _ID_LENGTH)]
+    contents = {"data.pkl": pickle_state(stored), **_MARKS}
+    lengths = {name: len(content) for name, content in contents.items()}
+    lengths |= {f"data/{key}": sizes[owner] for owner, key in keys.items()}
+    lengths |= {"version": len(_VERSION), ".data/serialization_id": _ID_LENGTH}
     entries = tuple(_placed(stem, lengths))
-    leading = [(entry, zlib.crc32(content)) for entry, content in zip(entries, contents.values(), strict=False)]
-    storages = entries[len(contents) : -2]
+    leading, storages, closing = entries[: len(contents)], entries[len(contents) : -2], (entries[-2], entries[-1])
     return Layout(
-        header=_header(entries, list(contents.values())),
+        header=_header(dict(zip(leading, contents.values(), strict=True)), entries[len(contents)]),
         offsets=tuple((owner, entry.offset) for owner, entry in zip(keys, storages, strict=True)),
-        size=entries[-1].end + directory_size(entries),
-        leading=tuple(leading),
+        size=closing[1].end + directory_size(entries),
+        leading=tuple((entry, zlib.crc32(content)) for entry, content in zip(leading, contents.values(), strict=True)),
         storages=storages,
-        closing=(entries[-2], entries[-1]),
+        closing=closing,
     )
 
 
@@ -107,20 +102,17 @@ def archive_name(file_name: str) -> str:
     return stem if file_name.isascii() else "archive"
 
 
-def _placed(stem: str, lengths: Sequence[tuple[str, int]]) -> Iterator[Entry]:
+def _placed(stem: str, lengths: Mapping[str, int]) -> Iterator[Entry]:
     position = 0
-    for name, nbytes in lengths:
+    for name, nbytes in lengths.items():
         entry = Entry(f"{stem}/{name}", position, nbytes)
         position = entry.end
         yield entry
 
 
-def _header(entries: Sequence[Entry], contents: Sequence[bytes]) -> bytes:
-    records = [
-        entry.header + content + entry.descriptor(zlib.crc32(content))
-        for entry, content in zip(entries, contents, strict=False)
-    ]
-    return b"".join(records) + entries[len(contents)].header
+def _header(contents: Mapping[Entry, bytes], following: Entry) -> bytes:
+    records = (entry.header + data + entry.descriptor(zlib.crc32(data)) for entry, data in contents.items())
+    return b"".join(records) + following.header
 
 
 def _gaps(crcs: Mapping[Entry, int], last: Entry) -> Iterator[tuple[int, bytes]]:
