@@ -9,8 +9,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from llama_convert.convert.containers.slices import DType
-from llama_convert.convert.quantisation import decode, encode
+from llama_convert.convert.containers.slices import FLOATS, DType
+from llama_convert.convert.quantisation import decode, encode_block
 
 Bytes = NDArray[np.uint8]
 Values = NDArray[np.float32]
@@ -30,16 +30,17 @@ def cast(block: Bytes, source: DType, target: DType) -> Bytes:
 
     To a quantised type as ggml's own code rounds.
     """
-    width = target.size(block.shape[1] // source.nbytes * source.block)
+    if target.block > 1 and source in FLOATS:
+        return encode_block(block, source, target)
     rows = max(_CHUNK // max(block.shape[1], 1), 1)
-    found = np.empty((block.shape[0], width), np.uint8)
+    found = np.empty((block.shape[0], target.size(block.shape[1] // source.nbytes * source.block)), np.uint8)
     for start in range(0, block.shape[0], rows):
         part = slice(start, start + rows)
-        found[part] = from_values(to_values(block[part], source), target)
+        found[part] = _from_values(_to_values(block[part], source), target)
     return found
 
 
-def to_values(block: Bytes, dtype: DType) -> Values:
+def _to_values(block: Bytes, dtype: DType) -> Values:
     """The block's elements in float32, exactly; (rows, bytes) in, (rows, elements) out."""
     if dtype is DType.FLOAT32:
         return np.ascontiguousarray(block).view(np.float32)
@@ -50,7 +51,7 @@ def to_values(block: Bytes, dtype: DType) -> Values:
     return decode(block, dtype)
 
 
-def from_values(values: Values, dtype: DType) -> Bytes:
+def _from_values(values: Values, dtype: DType) -> Bytes:
     """float32 elements rounded to the type; (rows, elements) in, (rows, bytes) out."""
     if dtype is DType.FLOAT32:
         return values.view(np.uint8)
@@ -59,7 +60,7 @@ def from_values(values: Values, dtype: DType) -> Bytes:
     if dtype is DType.FLOAT16:
         with np.errstate(over="ignore", under="ignore"):  # to infinity and to zero: as rounding goes
             return values.astype(np.float16).view(np.uint8)
-    return encode(values, dtype)
+    return encode_block(values.view(np.uint8), DType.FLOAT32, dtype)
 
 
 def _to_bfloat16(values: Values) -> NDArray[np.uint16]:

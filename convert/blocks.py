@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llama_convert.convert.architecture import Rotary
-from llama_convert.convert.arithmetic import cast, to_values
-from llama_convert.convert.containers.slices import Coding, Scaled, TensorSlice
+from llama_convert.convert.arithmetic import cast
+from llama_convert.convert.containers.slices import Coding, DType, Scaled, TensorSlice
 from llama_convert.convert.errors import CheckpointError
 from llama_convert.convert.expressions import (
     Cast,
@@ -130,12 +130,13 @@ def _stored(tensor: TensorSlice, start: int, stop: int, files: OpenFiles) -> Blo
 def _decoded(scaled: Scaled, files: OpenFiles) -> Block:
     codes, scales, *biases = (_stored(found, 0, found.shape[0] if found.shape else 1, files) for found in scaled.slices)
     factors = [
-        to_values(found, tensor.dtype) for found, tensor in zip((scales, *biases), scaled.slices[1:], strict=True)
+        cast(found, tensor.dtype, DType.FLOAT32).view(np.float32)
+        for found, tensor in zip((scales, *biases), scaled.slices[1:], strict=True)
     ]
     if scaled.coding is Coding.AFFINE:
-        values = decode_affine(codes.view(np.uint32), *factors, bits=scaled.bits)
+        values = decode_affine(codes.view(np.uint32), factors[0], factors[1], scaled.bits, scaled.group)
     else:
-        values = decode_scaled(codes, scaled.codes.dtype, factors[0])
+        values = decode_scaled(codes, scaled.codes.dtype, factors[0], scaled.tile)
     return values.view(np.uint8)
 
 

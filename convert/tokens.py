@@ -12,15 +12,15 @@ from llama_convert.convert.containers.gguf import read_gguf
 from llama_convert.convert.containers.slices import LocalFile
 from llama_convert.convert.errors import CheckpointError, UsageError
 from llama_convert.convert.outputs import Request
-from llama_convert.convert.tokenizers.added import AddedToken, Vocabulary, added_tokens
+from llama_convert.convert.tokenizers.added import AddedToken, NamedVocabulary, added_tokens
 from llama_convert.convert.tokenizers.chat import chat_template
-from llama_convert.convert.tokenizers.gguf import read_gguf_vocabulary
-from llama_convert.convert.tokenizers.json_reader import read_tokenizer_json
+from llama_convert.convert.tokenizers.gguf_reading import read_gguf_vocabulary
 from llama_convert.convert.tokenizers.kinds import TokenizerKind
 from llama_convert.convert.tokenizers.llama2c import read_tokenizer_bin
 from llama_convert.convert.tokenizers.sentencepiece import read_sentencepiece
 from llama_convert.convert.tokenizers.special_tokens import begin_token, end_token, replace_names, special_tokens
 from llama_convert.convert.tokenizers.tiktoken import LLAMA_4_RANKS, TiktokenVocabulary, read_tiktoken
+from llama_convert.convert.tokenizers.tokenizer_json_file import read_tokenizer_json
 
 _SIZE_OF_CODE_LLAMA_70B = (8192, 80)
 # Every token that ends an answer of an instruct model, where the version has it.
@@ -32,20 +32,6 @@ _ENDS_OF_ANSWER = {
 _EXACT = (TokenizerKind.TIKTOKEN, TokenizerKind.SENTENCEPIECE)
 
 
-@dataclass(frozen=True, slots=True)
-class Named:
-    """A vocabulary, and the names of the ids behind a tiktoken file's ranks; none for SentencePiece."""
-
-    vocabulary: Vocabulary
-    special: tuple[str, ...]
-
-    @property
-    def size(self) -> int:
-        """Number of tokens."""
-        ordinary = self.vocabulary
-        return len(ordinary.tokens if isinstance(ordinary, TiktokenVocabulary) else ordinary.pieces) + len(self.special)
-
-
 @dataclass(frozen=True)
 class Tokens:
     """A source's tokenizer, opened.
@@ -55,11 +41,11 @@ class Tokens:
 
     file: TokenizerFile
     rows: int
-    read: Callable[[], Named]
+    read: Callable[[], NamedVocabulary]
     by_version: Callable[[tuple[AddedToken, ...]], Conventions]
 
     @cached_property
-    def named(self) -> Named:
+    def named(self) -> NamedVocabulary:
         """All tokens, proven to be of one of Llama's kinds. CheckpointError where they are not, or do not fit."""
         named = self.read()
         too_few = named.size < self.rows and self.file.kind in _EXACT
@@ -113,7 +99,7 @@ def open_tokens(source: Checkpoint, request: Request) -> Tokens:
     )
 
 
-def _tiktoken(source: Checkpoint, request: Request) -> Named:
+def _tiktoken(source: Checkpoint, request: Request) -> NamedVocabulary:
     path = _path(source)
     ranks = read_tiktoken(path)
     if len(ranks.tokens) == LLAMA_4_RANKS:
@@ -121,7 +107,7 @@ def _tiktoken(source: Checkpoint, request: Request) -> Named:
             f"{path}: this is Llama 4's tokenizer ({LLAMA_4_RANKS:,} ranks), which is not supported",
             advice="Copy the tokenizer.model that came with these weights into their folder.",
         )
-    return Named(ranks, _special_names(source, ranks, request))
+    return NamedVocabulary(vocabulary=ranks, special=_special_names(source, ranks, request))
 
 
 def _special_names(source: Checkpoint, vocabulary: TiktokenVocabulary, request: Request) -> tuple[str, ...]:
@@ -137,26 +123,25 @@ def _special_names(source: Checkpoint, vocabulary: TiktokenVocabulary, request: 
     )
 
 
-def _sentencepiece(source: Checkpoint, request: Request) -> Named:
-    return Named(read_sentencepiece(_path(source)), ())
+def _sentencepiece(source: Checkpoint, request: Request) -> NamedVocabulary:
+    return NamedVocabulary(vocabulary=read_sentencepiece(_path(source)), special=())
 
 
-def _tokenizer_json(source: Checkpoint, request: Request) -> Named:
-    found = read_tokenizer_json(_path(source))
-    return Named(found.vocabulary, found.special)
+def _tokenizer_json(source: Checkpoint, request: Request) -> NamedVocabulary:
+    return read_tokenizer_json(_path(source))
 
 
-def _gguf(source: Checkpoint, request: Request) -> Named:
+def _gguf(source: Checkpoint, request: Request) -> NamedVocabulary:
     path = _path(source)
-    found = read_gguf_vocabulary(path, read_gguf(LocalFile(path)).metadata)
-    return Named(found.vocabulary, found.special)
+    values = {key: value.content for key, value in read_gguf(LocalFile(path)).metadata.items()}
+    return read_gguf_vocabulary(path, values)
 
 
-def _llama2c(source: Checkpoint, request: Request) -> Named:
-    return Named(read_tokenizer_bin(_path(source), source.config.vocab_size), ())
+def _llama2c(source: Checkpoint, request: Request) -> NamedVocabulary:
+    return NamedVocabulary(vocabulary=read_tokenizer_bin(_path(source), source.config.vocab_size), special=())
 
 
-_READERS: Mapping[TokenizerKind, Callable[[Checkpoint, Request], Named]] = {
+_READERS: Mapping[TokenizerKind, Callable[[Checkpoint, Request], NamedVocabulary]] = {
     TokenizerKind.TIKTOKEN: _tiktoken,
     TokenizerKind.SENTENCEPIECE: _sentencepiece,
     TokenizerKind.HUGGING_FACE: _tokenizer_json,

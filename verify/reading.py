@@ -56,8 +56,8 @@ def _decoded(scaled: Scaled) -> NDArray[np.float32]:
     codes = _content(scaled.codes).numpy().reshape(scaled.codes.shape[0], -1)
     scales, *biases = (read(found).float().numpy() for found in scaled.slices[1:])
     if scaled.coding is Coding.AFFINE:
-        return decode_affine(codes.view(np.uint32), scales, *biases, bits=scaled.bits)
-    return decode_scaled(codes, scaled.codes.dtype, scales)
+        return decode_affine(codes.view(np.uint32), scales, biases[0], scaled.bits, scaled.group)
+    return decode_scaled(codes, scaled.codes.dtype, scales, scaled.tile)
 
 
 def _in_order(tensor: TensorSlice) -> Tensor:

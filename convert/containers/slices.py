@@ -158,6 +158,16 @@ class Scaled:
         """Bytes of all of it as stored."""
         return sum(found.nbytes for found in self.slices)
 
+    @property
+    def group(self) -> int:
+        """Columns that share a scale, where scales go by runs of them."""
+        return self.shape[1] // self.scales.shape[1]
+
+    @property
+    def tile(self) -> tuple[int, int] | None:
+        """(rows, columns) that share a scale, where a row has several; else None."""
+        return (1, self.group) if len(self.scales.shape) > 1 and self.scales.shape[1] > 1 else None
+
     def rows(self, start: int, stop: int) -> Scaled:
         """Rows start to stop of it."""
         own = self.scales.shape[:1] == self.shape[:1]

@@ -13,10 +13,9 @@ from llama_convert.convert.json_files import json_file, read_object
 from llama_convert.convert.outputs import SideFile
 from llama_convert.convert.tokenizers.huggingface import special_tokens_map, tokenizer_config
 from llama_convert.convert.tokenizers.kinds import TokenizerKind
+from llama_convert.convert.tokenizers.model_proto import write_sentencepiece
 from llama_convert.convert.tokenizers.sentencepiece import SentencePieceVocabulary, read_sentencepiece
-from llama_convert.convert.tokenizers.sentencepiece_writer import write_sentencepiece
-from llama_convert.convert.tokenizers.tiktoken import TiktokenVocabulary
-from llama_convert.convert.tokenizers.tiktoken_writer import write_tiktoken
+from llama_convert.convert.tokenizers.tiktoken import TiktokenVocabulary, write_tiktoken
 from llama_convert.convert.tokenizers.tokenizer_json import write_tokenizer_json
 from llama_convert.convert.tokens import Tokens
 

@@ -23,6 +23,12 @@ class NamedVocabulary:
     vocabulary: Vocabulary
     special: tuple[str, ...]
 
+    @property
+    def size(self) -> int:
+        """Number of tokens."""
+        ordinary = self.vocabulary
+        return len(ordinary.tokens if isinstance(ordinary, TiktokenVocabulary) else ordinary.pieces) + len(self.special)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AddedToken:
