@@ -196,6 +196,7 @@ class TensorFile:
     stem: str | None = None
     index_sha256: str | None = None
     metadata: dict[str, str] | None = None
+    beside: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
