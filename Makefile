@@ -53,4 +53,5 @@ $(VENV)/installed: $(VENV)/bin/python pyproject.toml constraints.txt
 
 $(VENV)/developing: $(VENV)/bin/python pyproject.toml constraints.txt
 	$(PIP) --editable '.[dev]'
+	$(PIP) --no-deps llms-from-scratch  # a judge of the tests; what it says it needs has 2 GB, what is used of it nothing
 	touch $@ $(VENV)/installed

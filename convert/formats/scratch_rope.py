@@ -1,0 +1,116 @@
+"""The book's tables of cosines and sines, where a file still has them: they show what its class computed with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llama_convert.convert.architecture import RopeScaling
+from llama_convert.convert.arithmetic import cast
+from llama_convert.convert.blocks import OpenFiles, read
+from llama_convert.convert.containers.slices import FLOATS, DType, TensorFile, TensorSlice
+from llama_convert.convert.expressions import Stored
+
+TRAINED_CONTEXT = 131072  # positions, of Llama 3.1 and 3.2
+_THETAS = (10000.0, 500000.0, 1000000.0)
+_CONTEXTS = (TRAINED_CONTEXT, 8192)
+_FACTORS = (None, 8.0, 32.0)
+# How far a stored frequency may lie from the true one, relative to it: rounding of the table's type, several times
+# over; in float32, of the power that gave it. float16 has few bits left for the smallest ones.
+_TOLERANCES = {DType.FLOAT32: 2.0**-17, DType.FLOAT16: 2.0**-8, DType.BFLOAT16: 2.0**-6}
+_SMALLEST = {DType.FLOAT16: 2.0**-24}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tables:
+    """What the tables show.
+
+    context: positions. rope: the (theta, factor) they were made with, factor None unscaled; None where nothing
+    known gives such tables. per_layer: every layer has its own, as in the book's Llama2Model.
+    """
+
+    context: int
+    head_dim: int
+    rope: tuple[float, float | None] | None
+    per_layer: bool
+
+    @property
+    def rescaled_from(self) -> float | None:
+        """The theta of which a known one is a part, as old notebooks made it for a shorter context; else None."""
+        theta = self.rope[0] if self.rope else None
+        return next((whole for whole in _THETAS if theta in _shares(whole, self.context)[1:]), None)
+
+
+def read_tables(file: TensorFile) -> Tables | None:
+    """The tables in the file, or those of its first layer; None without. Cost: two rows are read."""
+    for prefix in ("", "trf_blocks.0.att."):
+        cos, sin = (file.tensors.get(f"{prefix}{name}") for name in ("cos", "sin"))
+        if cos and sin and _is_table(cos) and cos.shape == sin.shape and cos.dtype is sin.dtype:
+            frequencies = _frequencies(cos, sin)
+            return Tables(
+                context=cos.shape[0],
+                head_dim=cos.shape[1],
+                rope=_origin(frequencies, cos),
+                per_layer=bool(prefix),
+            )
+    return None
+
+
+def _is_table(tensor: TensorSlice) -> bool:
+    return len(tensor.shape) == 2 and tensor.shape[0] > 1 and tensor.shape[1] % 2 == 0 and tensor.dtype in FLOATS
+
+
+def _frequencies(cos: TensorSlice, sin: TensorSlice) -> NDArray[np.float64]:
+    """Radians from one position to the next: the angles at position 1. The two halves of a row are alike."""
+    with OpenFiles() as files:
+        rows = [cast(read(Stored(table), 1, 2, files), table.dtype, DType.FLOAT32) for table in (sin, cos)]
+    y, x = (row.view(np.float32)[0].astype(np.float64) for row in rows)
+    angles: NDArray[np.float64] = np.arctan2(y, x)
+    return angles[: cos.shape[1] // 2]
+
+
+def _origin(frequencies: NDArray[np.float64], table: TensorSlice) -> tuple[float, float | None] | None:
+    context, head_dim = table.shape
+    relative, absolute = _TOLERANCES[table.dtype], _SMALLEST.get(table.dtype, 0.0)
+    found = [
+        (theta, factor)
+        for theta, factor in _candidates(context)
+        if np.allclose(frequencies, rope_frequencies(theta, factor, head_dim), relative, absolute)
+    ]
+    return found[0] if len(found) == 1 else None  # several: heads too small to tell
+
+
+def _candidates(context: int) -> Iterator[tuple[float, float | None]]:
+    thetas = {share for theta in _THETAS for share in _shares(theta, context)}
+    return ((theta, factor) for theta in sorted(thetas) for factor in _FACTORS)
+
+
+def _shares(theta: float, context: int) -> list[float]:
+    """The theta itself, then what the book's rescale_theta makes of it for a shorter context."""
+    return [theta, *(theta * context / whole for whole in _CONTEXTS if context < whole)]
+
+
+def scaling_by(factor: float | None) -> RopeScaling | None:
+    """Llama 3.1's scaling with this factor; all its releases share the other three numbers."""
+    if factor is None:
+        return None
+    return RopeScaling(factor=factor, low_frequency_factor=1.0, high_frequency_factor=4.0, original_context=8192)
+
+
+def rope_frequencies(theta: float, factor: float | None, head_dim: int) -> NDArray[np.float64]:
+    """Radians by which each rotated pair turns from one position to the next, (head_dim / 2,).
+
+    Wavelengths over 8192 positions are stretched by the factor, those under 2048 not at all, with a smooth
+    transition. Source: llms_from_scratch/llama3.py, compute_rope_params.
+    """
+    found: NDArray[np.float64] = theta ** -(np.arange(0, head_dim, 2, dtype=np.float64) / head_dim)
+    scaling = scaling_by(factor)
+    if scaling is None:
+        return found
+    turns = scaling.original_context * found / (2 * np.pi)
+    low, high = scaling.low_frequency_factor, scaling.high_frequency_factor
+    unchanged = np.clip((turns - low) / (high - low), 0.0, 1.0)
+    return found * unchanged + found / scaling.factor * (1 - unchanged)
