@@ -10,6 +10,7 @@ from pathlib import Path
 from llama_convert.convert.checkpoint import Checkpoint
 from llama_convert.convert.errors import CheckpointError, UsageError
 from llama_convert.convert.format import Assertions, Format
+from llama_convert.convert.formats.gguf import GGUF
 from llama_convert.convert.formats.huggingface import HUGGING_FACE
 from llama_convert.convert.formats.meta import META
 from llama_convert.convert.formats.mlx import MLX
@@ -17,7 +18,7 @@ from llama_convert.convert.formats.scratch import SCRATCH
 
 # In the order in which they are tried: MLX's folders are Hugging Face's with a mark; the last answers for a lone .pth
 # that cannot be read.
-FORMATS: tuple[Format, ...] = (META, MLX, HUGGING_FACE, SCRATCH)
+FORMATS: tuple[Format, ...] = (META, MLX, HUGGING_FACE, GGUF, SCRATCH)
 # Installed packages add formats of their own under this name.
 _GROUP = "llama_convert.formats"
 
