@@ -16,6 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from tests.checkpoints import MetaModel, hidden_dim
+from tests.small_tokenizers import PIECES, RANKS, small_sentencepiece, small_tiktoken
+
+# What --assume must say of a random model of this version, as its file does not.
+ASSUMED = {
+    "2": {"heads": "12", "rope_theta": "10000", "rope_factor": "none", "context": "4096"},
+    "3.1": {"heads": "12", "rope_theta": "500000", "rope_factor": "8", "context": "131072"},
+}
 
 LAYER_NAMES = {
     "att.W_key": "attention.wk",
@@ -125,3 +132,22 @@ def with_buffers(
                 found |= {f"trf_blocks.{layer}.att.{key}": buffer for key, buffer in buffers.items()}
         found[name] = weight
     return found
+
+
+def _folder_for(model: MetaModel, folder: Path) -> Path:
+    folder.mkdir(exist_ok=True)
+    if model.tokenizer == "tiktoken":
+        small_tiktoken(folder / "tokenizer.model", RANKS)
+    else:
+        small_sentencepiece(folder / "tokenizer.model", PIECES)
+    return folder
+
+
+def saved(model: MetaModel, folder: Path, saved_object: Any, *, legacy: bool = False) -> Path:
+    """The object as `model.pth` beside the tokenizer of the model."""
+    torch.save(saved_object, _folder_for(model, folder) / "model.pth", _use_new_zipfile_serialization=not legacy)
+    return folder / "model.pth"
+
+
+def prefixed(prefix: str, state: Mapping[str, Tensor]) -> OrderedDict[str, Tensor]:
+    return OrderedDict((prefix + name, weight) for name, weight in state.items())

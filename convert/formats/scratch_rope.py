@@ -16,7 +16,8 @@ from llama_convert.convert.expressions import Stored
 
 TRAINED_CONTEXT = 131072  # positions, of Llama 3.1 and 3.2
 _THETAS = (10000.0, 500000.0, 1000000.0)
-_CONTEXTS = (TRAINED_CONTEXT, 8192)
+# What the book's rescale_theta was used on: Llama 3's theta, made for these many positions.
+_RESCALED, _CONTEXTS = 500000.0, (TRAINED_CONTEXT, 8192)
 _FACTORS = (None, 8.0, 32.0)
 # How far a stored frequency may lie from the true one, relative to it: rounding of the table's type, several times
 # over; in float32, of the power that gave it. float16 has few bits left for the smallest ones.
@@ -39,9 +40,8 @@ class Tables:
 
     @property
     def rescaled_from(self) -> float | None:
-        """The theta of which a known one is a part, as old notebooks made it for a shorter context; else None."""
-        theta = self.rope[0] if self.rope else None
-        return next((whole for whole in _THETAS if theta in _shares(whole, self.context)[1:]), None)
+        """Llama 3's theta where old notebooks made a smaller one of it, for a shorter context; else None."""
+        return _RESCALED if self.rope and self.rope[0] in _shares(self.context) else None
 
 
 def read_tables(file: TensorFile) -> Tables | None:
@@ -84,13 +84,12 @@ def _origin(frequencies: NDArray[np.float64], table: TensorSlice) -> tuple[float
 
 
 def _candidates(context: int) -> Iterator[tuple[float, float | None]]:
-    thetas = {share for theta in _THETAS for share in _shares(theta, context)}
-    return ((theta, factor) for theta in sorted(thetas) for factor in _FACTORS)
+    return ((theta, factor) for theta in {*_THETAS, *_shares(context)} for factor in _FACTORS)
 
 
-def _shares(theta: float, context: int) -> list[float]:
-    """The theta itself, then what the book's rescale_theta makes of it for a shorter context."""
-    return [theta, *(theta * context / whole for whole in _CONTEXTS if context < whole)]
+def _shares(context: int) -> list[float]:
+    """What rescale_theta makes of Llama 3's theta for a context shorter than the whole one."""
+    return [_RESCALED * context / whole for whole in _CONTEXTS if context < whole]
 
 
 def scaling_by(factor: float | None) -> RopeScaling | None:

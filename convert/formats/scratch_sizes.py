@@ -91,7 +91,8 @@ def find_values(
     if missing := [name for name in NEEDED if name not in values]:
         raise CheckpointError(
             f"{path}: neither its shapes nor a scratch_config.json beside it tell {', '.join(missing)}",
-            advice=f"Give {' '.join(_example(name) for name in missing)}; --llama-version gives all but heads.",
+            advice=f"Give {' '.join(_example(name) for name in missing)}"
+            + (" (--llama-version gives all but heads)." if set(missing) != {"heads"} else "."),
         )
     guessed = (
         release and not asked and not (tables and tables.rope) and not {"rope_theta", "rope_factor"} <= set(assumed)
