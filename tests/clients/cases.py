@@ -93,7 +93,7 @@ class Quantised:
 
     @property
     def name(self) -> str:
-        return f"{self.version} quantised by mlx-lm, read"
+        return f"{self.version} quantised by mlx-lm"
 
     def judged(self, shop: Workshop) -> Outcome:
         made = shop.root / self.name.replace(" ", "-")

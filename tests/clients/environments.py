@@ -75,8 +75,13 @@ def set_up(client: Client) -> None:
 
 
 def pip(client: Client, command: str, *arguments: str | Path) -> None:
-    quiet = ("--disable-pip-version-check", command, "--quiet")
-    subprocess.run([client.python, "-m", "pip", *quiet, *arguments], check=True, stderr=subprocess.PIPE)
+    """RuntimeError with pip's last words where it fails."""
+    options = ("--disable-pip-version-check", command, "--quiet")
+    done = subprocess.run(
+        [client.python, "-m", "pip", *options, *arguments], check=False, stderr=subprocess.PIPE, text=True
+    )
+    if done.returncode != 0:
+        raise RuntimeError(f"pip {command}: {' '.join(done.stderr.strip().splitlines()[-2:])}")
 
 
 def unpack_llama_cpp(client: Client, archive: str) -> None:

@@ -10,6 +10,7 @@ import argparse
 import sys
 import tempfile
 from collections.abc import Iterable
+from itertools import groupby
 from pathlib import Path
 
 from tests.clients.cases import Case, every
@@ -27,14 +28,24 @@ def main() -> None:
 
 
 def judged(cases: Iterable[Case], shop: Workshop) -> int:
-    """Print a line for every case; how many went wrong."""
+    """Print a line for every case; how many went wrong. A client that cannot be installed counts as one."""
     bad = 0
-    for case in cases:
-        set_up(CLIENTS[case.client])
-        good, said = verdict(case, shop)
-        print(f"{'ok  ' if good else 'FAIL'}  {case.client:18}  {case.name:32}  {said}", flush=True)
-        bad += not good
+    for client, group in groupby(cases, key=lambda case: case.client):
+        try:
+            set_up(CLIENTS[client])
+        except RuntimeError as error:
+            report(False, client, "installing", str(error))
+            bad += 1
+            continue
+        for case in group:
+            good, said = verdict(case, shop)
+            report(good, client, case.name, said)
+            bad += not good
     return bad
+
+
+def report(good: bool, client: str, name: str, said: str) -> None:
+    print(f"{'ok  ' if good else 'FAIL'}  {client:18}  {name:32}  {said}", flush=True)
 
 
 def verdict(case: Case, shop: Workshop) -> tuple[bool, str]:

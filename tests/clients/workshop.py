@@ -100,7 +100,7 @@ def convert(source: Path, target: Path, options: Sequence[str]) -> None:
     command = [Path(sys.executable).with_name("llama-convert"), "convert", source, target, *options]
     done = subprocess.run(command, check=False, capture_output=True, text=True)
     if done.returncode != 0:
-        raise RuntimeError(f"llama-convert {' '.join(options)}: {' '.join(done.stderr.strip().splitlines()[-2:])}")
+        raise RuntimeError(f"llama-convert {' '.join(options)}: {'; '.join(done.stderr.strip().splitlines()[-2:])}")
 
 
 @cache
