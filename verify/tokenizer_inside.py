@@ -77,16 +77,16 @@ def llama2c_judge(path: Path, rows: int) -> Judge:
 
 def _scored(path: Path, texts: Sequence[str], scores: Sequence[float], kinds: Sequence[int], *, prefix: bool) -> Judge:
     merged = {text: number for number, text in enumerate(texts) if kinds[number] == _NORMAL}
-    whole = {text: number for number, text in enumerate(texts) if kinds[number] == _USER_DEFINED}
+    user_defined = {text: number for number, text in enumerate(texts) if kinds[number] == _USER_DEFINED}
     single = {int(text[3:5], 16): number for number, text in enumerate(texts) if kinds[number] == _BYTE}
     special = {text: number for number, text in enumerate(texts) if kinds[number] in (_UNKNOWN, _CONTROL)}
     unknown = kinds.index(_UNKNOWN)
 
     def ids(text: str) -> Iterator[int]:
         spaced = (" " if prefix and text else "") + text
-        for piece in _cut(spaced.replace(" ", _SPACE), whole):
-            if piece in whole:
-                yield whole[piece]
+        for piece in _cut(spaced.replace(" ", _SPACE), user_defined):
+            if piece in user_defined:
+                yield user_defined[piece]
                 continue
             for found in _merge(piece, merged, scores):
                 bytes_of = [single.get(byte, unknown) for byte in found.encode()] if single else [unknown]
@@ -103,10 +103,10 @@ def _scored(path: Path, texts: Sequence[str], scores: Sequence[float], kinds: Se
     )
 
 
-def _cut(text: str, whole: Mapping[str, int]) -> Iterator[str]:
+def _cut(text: str, user_defined: Mapping[str, int]) -> Iterator[str]:
     """The text in user-defined pieces, the longest first, and what is between them."""
     start = position = 0
-    longest = sorted(whole, key=len, reverse=True)
+    longest = sorted(user_defined, key=len, reverse=True)
     while position < len(text):
         found = next((piece for piece in longest if text.startswith(piece, position)), None)
         if found is None:
