@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from math import prod
+from math import lcm, prod
 from pathlib import Path
 from types import TracebackType
 from typing import TypeAlias
@@ -98,6 +98,8 @@ def _unit(expression: Expression) -> int:
     """Rows that must stay together."""
     if isinstance(expression, (RotaryOrder, EveryNthHead)):
         return expression.head_dim
+    if isinstance(expression, Joined):
+        return lcm(*(_unit(part) for part in expression.parts))
     return _unit(expression.source) if isinstance(expression, (Cast, Columns)) else 1
 
 

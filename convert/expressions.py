@@ -222,7 +222,9 @@ def describe(expression: Expression) -> str:
     if isinstance(expression, Decoded):
         return "dequantised"
     if isinstance(expression, Joined):
-        return "joined by " + ("rows" if expression.axis == 0 else "columns")
+        found = dict.fromkeys(describe(part) for part in expression.parts)
+        joined = "joined by " + ("rows" if expression.axis == 0 else "columns")
+        return ", ".join([*(treatment for treatment in found if treatment != "copied"), joined])
     done = _done(expression)
     before = describe(expression.source)
     return done if before == "copied" else f"{before}, {done}"
