@@ -232,6 +232,8 @@ def _tensors(source: ByteSource, contents: _Contents) -> dict[str, TensorSlice]:
 
 
 def _stored(source: ByteSource, root: Any) -> dict[str, StoredTensor]:
+    if isinstance(root, dict) and list(root) == ["model"] and isinstance(root["model"], dict):
+        root = root["model"]  # as trainers save it: litgpt finetune
     if not isinstance(root, dict):
         raise _fail(source, f"holds a {type(root).__name__}, not a dict of tensors", "Is this a checkpoint?")
     foreign = [f"{name}: {type(value).__name__}" for name, value in root.items() if not isinstance(value, StoredTensor)]
