@@ -10,6 +10,7 @@ from pathlib import Path
 from llama_convert.convert.checkpoint import Checkpoint
 from llama_convert.convert.errors import CheckpointError, UsageError
 from llama_convert.convert.format import Assertions, Format
+from llama_convert.convert.formats.gguf import GGUF
 from llama_convert.convert.formats.huggingface import HUGGING_FACE
 from llama_convert.convert.formats.litgpt import LITGPT
 from llama_convert.convert.formats.meta import META
@@ -17,7 +18,7 @@ from llama_convert.convert.formats.mlx import MLX
 from llama_convert.convert.formats.torchtune import TORCHTUNE
 
 # In the order in which they are tried: MLX's folders are Hugging Face's with a mark.
-FORMATS: tuple[Format, ...] = (META, MLX, HUGGING_FACE, LITGPT, TORCHTUNE)
+FORMATS: tuple[Format, ...] = (META, MLX, HUGGING_FACE, GGUF, LITGPT, TORCHTUNE)
 # Installed packages add formats of their own under this name.
 _GROUP = "llama_convert.formats"
 
