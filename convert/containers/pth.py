@@ -10,7 +10,7 @@ import hashlib
 import io
 import struct
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,21 +35,33 @@ class _Contents:
     index_sha256: str | None
 
 
-def read_pth(source: ByteSource) -> TensorFile:
+def read_pth(source: ByteSource, nested: Sequence[str] = ()) -> TensorFile:
     """The tensors of a `.pth` file by name, from its index alone; no weight is read, nothing is executed.
 
+    nested: names under which a training run keeps the state dict among other things; where the file has
+    exactly one of them, its tensors are given, and the names of the rest.
     Raises CheckpointError: no `.pth`, truncated, compressed, foreign entries (all of them named).
     Cost: the index and the pickle, well under a megabyte even for 405B shards.
     """
     start = source.read(0, 512)
     contents = _read_zip(source) if start.startswith(_ZIP_START) else _read_legacy(source, start)
+    state, beside = _state(contents.root, nested)
     return TensorFile(
         path=source.path,
         size=source.size,
-        tensors=_tensors(source, contents),
+        tensors=_tensors(source, _stored(source, state), contents.records),
         stem=contents.stem,
         index_sha256=contents.index_sha256,
+        beside=beside,
     )
+
+
+def _state(root: Any, nested: Sequence[str]) -> tuple[Any, tuple[str, ...]]:
+    """The dict of tensors, and what else the file holds by name."""
+    found = [name for name in nested if isinstance(root, dict) and isinstance(root.get(name), dict)]
+    if len(found) != 1 or any(isinstance(value, StoredTensor) for value in root.values()):
+        return root, ()
+    return root[found[0]], tuple(str(name) for name in root if name != found[0])
 
 
 def _fail(source: ByteSource, what: str, advice: str = "Fetch the file again.") -> CheckpointError:
@@ -189,8 +201,20 @@ def _read_legacy(source: ByteSource, start: bytes) -> _Contents:
     keys = _unpickle(source, stream)
     if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys) or len(set(keys)) < len(keys):
         raise _fail(source, "damaged: its list of storages is none")
-    sizes = {tensor.storage.key: tensor.storage for tensor in _stored(source, root).values()}
-    return _Contents(root, dict(_legacy_records(source, stream, keys, sizes)), None, None)
+    return _Contents(root, dict(_legacy_records(source, stream, keys, _storages(root))), None, None)
+
+
+def _storages(root: Any) -> dict[str, Storage]:
+    """Every storage that a tensor anywhere in it lies in; what is there many times is looked at once."""
+    found, seen, waiting = {}, set(), [root]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, StoredTensor):
+            found[value.storage.key] = value.storage
+        elif isinstance(value, (dict, list, tuple)) and id(value) not in seen:
+            seen.add(id(value))
+            waiting += value.values() if isinstance(value, dict) else value
+    return found
 
 
 def _legacy_records(
@@ -226,14 +250,13 @@ def _unpickle(source: ByteSource, stream: Any) -> Any:
         ) from error
 
 
-def _tensors(source: ByteSource, contents: _Contents) -> dict[str, TensorSlice]:
-    stored = _stored(source, contents.root)
-    return {name: _slice(source, name, tensor, contents.records) for name, tensor in stored.items()}
+def _tensors(
+    source: ByteSource, stored: Mapping[str, StoredTensor], records: Mapping[str, Record]
+) -> dict[str, TensorSlice]:
+    return {name: _slice(source, name, tensor, records) for name, tensor in stored.items()}
 
 
 def _stored(source: ByteSource, root: Any) -> dict[str, StoredTensor]:
-    if isinstance(root, dict) and list(root) == ["model"] and isinstance(root["model"], dict):
-        root = root["model"]  # as trainers save it: litgpt finetune
     if not isinstance(root, dict):
         raise _fail(source, f"holds a {type(root).__name__}, not a dict of tensors", "Is this a checkpoint?")
     foreign = [f"{name}: {type(value).__name__}" for name, value in root.items() if not isinstance(value, StoredTensor)]

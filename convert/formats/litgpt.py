@@ -78,7 +78,7 @@ def _open_weights(folder: Path) -> TensorFile:
             f"{folder}: {CONFIG} is here, but no {_WEIGHTS}",
             advice="Copy the weights as well; sharded ones must be joined by litgpt first.",
         )
-    return read_pth(LocalFile(path))
+    return read_pth(LocalFile(path), nested=("model",))  # as finetuning saves it
 
 
 def _named_as(form: Format, file: TensorFile) -> Format:

@@ -7,12 +7,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from llama_convert.convert.checkpoint import Checkpoint
+from llama_convert.convert.checkpoint import Checkpoint, TokenizerFile
 from llama_convert.convert.errors import CheckpointError
 from llama_convert.convert.json_files import json_file, read_object
 from llama_convert.convert.outputs import SideFile
 from llama_convert.convert.tokenizers.huggingface import special_tokens_map, tokenizer_config
-from llama_convert.convert.tokenizers.kinds import TokenizerKind
+from llama_convert.convert.tokenizers.kinds import TokenizerKind, sniff
 from llama_convert.convert.tokenizers.model_proto import write_sentencepiece
 from llama_convert.convert.tokenizers.sentencepiece import SentencePieceVocabulary, read_sentencepiece
 from llama_convert.convert.tokenizers.tiktoken import TiktokenVocabulary, write_tiktoken
@@ -73,6 +73,15 @@ def _loadable(config: dict[str, Any]) -> dict[str, Any]:
     """Transformers 5 saves a class that 4.x does not know, for the tokenizer that both call by this name."""
     foreign = config.get("tokenizer_class") == "TokenizersBackend"
     return config | ({"tokenizer_class": "PreTrainedTokenizerFast"} if foreign else {})
+
+
+def find_tokenizer_model(folder: Path) -> TokenizerFile | None:
+    """Meta's tokenizer.model beside the weights or, as in Meta's downloads of Llama 1 and 2, one folder above."""
+    for place in (folder, folder.resolve().parent):
+        path = place / MODEL
+        if path.is_file():
+            return TokenizerFile(sniff(path), path)
+    return None
 
 
 def tokenizer_model_file(tokens: Tokens) -> SideFile:

@@ -11,19 +11,18 @@ from pathlib import Path
 
 from llama_convert.convert.architecture import Role, Rotary, Weight
 from llama_convert.convert.assembly import assemble
-from llama_convert.convert.checkpoint import Checkpoint, TokenizerFile
+from llama_convert.convert.checkpoint import Checkpoint
 from llama_convert.convert.containers.pth import read_pth
 from llama_convert.convert.containers.safetensors import read_safetensors
 from llama_convert.convert.containers.slices import LocalFile, TensorFile
 from llama_convert.convert.errors import CheckpointError
 from llama_convert.convert.format import Assertions, Format, Head
 from llama_convert.convert.formats.pth_files import pth_file
-from llama_convert.convert.formats.tokenizer_files import MODEL, tokenizer_model_file
+from llama_convert.convert.formats.tokenizer_files import find_tokenizer_model, tokenizer_model_file
 from llama_convert.convert.formats.torchtune_config import ARGUMENTS, CONFIG, config_json, read_config
 from llama_convert.convert.json_files import json_file
 from llama_convert.convert.outputs import Output, Request
 from llama_convert.convert.plan import tensors
-from llama_convert.convert.tokenizers.kinds import sniff
 from llama_convert.convert.tokens import open_tokens
 from llama_convert.convert.versions import confirm, evidence_of, fitting
 
@@ -72,7 +71,7 @@ def open_torchtune(form: Format, path: Path, assertions: Assertions) -> Checkpoi
         versions=confirm(assertions.llama_version, fitting(evidence), evidence),
         parts=parts,
         files=(file,),
-        tokenizer=_tokenizer(_folder(path)),
+        tokenizer=find_tokenizer_model(_folder(path)),
         dtype=parts[Weight(Role.TOKENS)].whole().dtype,
         rotary=form.rotary,
     )
@@ -87,11 +86,6 @@ def _open_weights(path: Path) -> TensorFile:
             advice="Give the file of the model itself." if paths else "Put the weights beside the config.",
         )
     return _READERS[paths[0].suffix](LocalFile(paths[0]))
-
-
-def _tokenizer(folder: Path) -> TokenizerFile | None:
-    path = folder / MODEL
-    return TokenizerFile(sniff(path), path) if path.is_file() else None
 
 
 def write_torchtune(form: Format, source: Checkpoint, request: Request) -> Output:
