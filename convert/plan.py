@@ -31,6 +31,7 @@ _SOME_HAVE = {
     "quantize": "--quantize",
     "output_type": "--output-type",
     "embedding_type": "--embedding-type",
+    "format_version": "--format-version",
 }
 
 
