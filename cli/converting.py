@@ -30,6 +30,7 @@ def convert(
     quantize: options.Quantize = None,
     output_type: options.OutputType = None,
     embedding_type: options.EmbeddingType = None,
+    format_version: options.FormatVersion = None,
     shards: options.Shards = None,
     shard_size: options.ShardSize = None,
     special_tokens: options.SpecialTokens = None,
@@ -52,6 +53,7 @@ def convert(
         quantize=parse_quantised(quantize, "--quantize"),
         output_type=parse_quantised(output_type, "--output-type"),
         embedding_type=parse_quantised(embedding_type, "--embedding-type"),
+        format_version=format_version,
     )
     assumed = parse_assumptions(assume or [])
     plan = plan_conversion(source, to=to, request=request, llama_version=llama_version, assume=assumed)

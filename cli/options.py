@@ -45,6 +45,10 @@ EmbeddingType = Annotated[
     str | None,
     Option("--embedding-type", help="Type of the token embedding instead (gguf).", show_default=False),
 ]
+FormatVersion = Annotated[
+    int | None,
+    Option("--format-version", help="Version of the file format (llama2c: 0, 1 or 2).", show_default=False),
+]
 Assume = Annotated[
     list[str] | None,
     Option(

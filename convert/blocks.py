@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from math import prod
+from math import lcm, prod
 from pathlib import Path
 from types import TracebackType
 from typing import TypeAlias
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from llama_convert.convert.architecture import Rotary
 from llama_convert.convert.arithmetic import cast
+from llama_convert.convert.containers.llama2c_groups import quantise_groups
 from llama_convert.convert.containers.slices import Coding, DType, Scaled, TensorSlice
 from llama_convert.convert.errors import CheckpointError
 from llama_convert.convert.expressions import (
@@ -25,6 +26,7 @@ from llama_convert.convert.expressions import (
     Decoded,
     EveryNthHead,
     Expression,
+    Grouped,
     Joined,
     RotaryOrder,
     Stored,
@@ -98,7 +100,9 @@ def _unit(expression: Expression) -> int:
     """Rows that must stay together."""
     if isinstance(expression, (RotaryOrder, EveryNthHead)):
         return expression.head_dim
-    return _unit(expression.source) if isinstance(expression, (Cast, Columns)) else 1
+    if isinstance(expression, Joined):
+        return lcm(*(_unit(part) for part in expression.parts))
+    return _unit(expression.source) if isinstance(expression, (Cast, Columns, Grouped)) else 1
 
 
 def read(expression: Expression, start: int, stop: int, files: OpenFiles) -> Block:
@@ -115,7 +119,15 @@ def read(expression: Expression, start: int, stop: int, files: OpenFiles) -> Blo
         return _reordered(read(expression.source, start, stop, files), expression)
     if isinstance(expression, EveryNthHead):
         return _every_nth_head(expression, start, stop, files)
-    return cast(read(expression.source, start, stop, files), expression.source.dtype, expression.dtype)
+    return rounded(expression, read(expression.source, start, stop, files))
+
+
+def rounded(expression: Cast | Grouped, block: Block) -> Block:
+    """The expression's rows, made from those of its source."""
+    if isinstance(expression, Cast):
+        return cast(block, expression.source.dtype, expression.dtype)
+    codes, scales = quantise_groups(block.view(np.float32), expression.group)
+    return (scales if expression.scales else codes).view(np.uint8)
 
 
 def _stored(tensor: TensorSlice, start: int, stop: int, files: OpenFiles) -> Block:

@@ -128,7 +128,28 @@ class Cast:
         return self.source.shape
 
 
-Expression: TypeAlias = Stored | Decoded | Joined | Columns | RotaryOrder | EveryNthHead | Cast
+@dataclass(frozen=True, slots=True)
+class Grouped:
+    """A float32 matrix as int8, with a float32 scale for each `group` elements of a row, as llama2.c quantises.
+
+    Codes and scales are two tensors, and each is an expression. scales: this is the scales, else the codes.
+    """
+
+    source: Expression
+    group: int
+    scales: bool
+
+    @property
+    def shape(self) -> Shape:
+        rows, columns = self.source.shape
+        return (rows, columns // self.group if self.scales else columns)
+
+    @property
+    def dtype(self) -> DType:
+        return DType.FLOAT32 if self.scales else DType.INT8
+
+
+Expression: TypeAlias = Stored | Decoded | Joined | Columns | RotaryOrder | EveryNthHead | Cast | Grouped
 
 
 def stored(piece: TensorSlice | Scaled) -> Expression:
@@ -222,15 +243,19 @@ def describe(expression: Expression) -> str:
     if isinstance(expression, Decoded):
         return "dequantised"
     if isinstance(expression, Joined):
-        return "joined by " + ("rows" if expression.axis == 0 else "columns")
+        found = dict.fromkeys(describe(part) for part in expression.parts)
+        joined = "joined by " + ("rows" if expression.axis == 0 else "columns")
+        return ", ".join([*(treatment for treatment in found if treatment != "copied"), joined])
     done = _done(expression)
     before = describe(expression.source)
     return done if before == "copied" else f"{before}, {done}"
 
 
-def _done(expression: Columns | RotaryOrder | EveryNthHead | Cast) -> str:
+def _done(expression: Columns | RotaryOrder | EveryNthHead | Cast | Grouped) -> str:
     if isinstance(expression, Cast):
         return ("quantised to " if expression.dtype.block > 1 else "cast to ") + expression.dtype.label
+    if isinstance(expression, Grouped):
+        return "scales of int8 groups" if expression.scales else "quantised to int8 groups"
     return {
         Columns: "columns taken",
         RotaryOrder: "rotary order changed",

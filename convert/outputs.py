@@ -19,7 +19,7 @@ class Request:
     follow. special_tokens: names in the order of their ids, instead of the version's own.
     The rest only some formats have. shard_size: bytes a weight file may have; a larger tensor gets its own.
     shards: model-parallel files. quantize: the type of all matrices; output_type, embedding_type: of the
-    head and of the embedding, instead.
+    head and of the embedding, instead. format_version: of the file format, where it has several.
     """
 
     dtype: DType | None = None
@@ -30,6 +30,7 @@ class Request:
     quantize: DType | None = None
     output_type: DType | None = None
     embedding_type: DType | None = None
+    format_version: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

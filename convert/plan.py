@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from llama_convert.convert.architecture import ROTARY_ROLES, Role, Weight, weights
@@ -31,6 +31,7 @@ _SOME_HAVE = {
     "quantize": "--quantize",
     "output_type": "--output-type",
     "embedding_type": "--embedding-type",
+    "format_version": "--format-version",
 }
 
 
@@ -136,26 +137,34 @@ def tensors(
     for weight in wanted:
         named.setdefault(target.name_of(weight), []).append(weight)
     return [
-        Tensor(
-            tuple(sharing), name, _joined([_expression(source, weight, target, request, dtype) for weight in sharing])
-        )
+        Tensor(tuple(sharing), name, _expression(source, sharing, target, request, dtype))
         for name, sharing in named.items()
     ]
 
 
-def _joined(parts: list[Expression]) -> Expression:
-    return parts[0] if len(parts) == 1 else Joined(tuple(parts), 0)
-
-
 def _expression(
     source: Checkpoint,
-    weight: Weight,
+    sharing: Sequence[Weight],
     target: Format,
     request: Request,
     dtype: Callable[[Weight], DType | None],
 ) -> Expression:
-    stored = Weight(Role.TOKENS) if weight.role is Role.HEAD and source.config.tied else weight
-    expression = source.weight(stored)
+    """What the tensor of these weights is made of; where their types differ, float32 holds all of them exactly."""
+    parts = [_ordered(source, weight, target) for weight in sharing]
+    types = {dtype(weight) or request.dtype or source.dtype_of(_stored(source, weight)) for weight in sharing}
+    wanted = types.pop() if len(types) == 1 else DType.FLOAT32
+    if len({part.dtype for part in parts}) > 1:
+        parts = [cast(part, wanted) for part in parts]
+    return cast(parts[0] if len(parts) == 1 else Joined(tuple(parts), 0), wanted)
+
+
+def _ordered(source: Checkpoint, weight: Weight, target: Format) -> Expression:
+    expression = source.weight(_stored(source, weight))
     if weight.role in ROTARY_ROLES and source.rotary is not target.rotary:
-        expression = RotaryOrder(expression, source.config.head_dim, target.rotary)
-    return cast(expression, dtype(weight) or request.dtype or source.dtype_of(stored))
+        return RotaryOrder(expression, source.config.head_dim, target.rotary)
+    return expression
+
+
+def _stored(source: Checkpoint, weight: Weight) -> Weight:
+    """A tied head is the embedding, whether or not the source stores it a second time."""
+    return Weight(Role.TOKENS) if weight.role is Role.HEAD and source.config.tied else weight

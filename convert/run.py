@@ -22,12 +22,12 @@ from typing import TypeAlias
 
 import numpy as np
 
-from llama_convert.convert.arithmetic import cast, count_not_finite
-from llama_convert.convert.blocks import BLOCK_BYTES, Block, OpenFiles, blocks
+from llama_convert.convert.arithmetic import count_not_finite
+from llama_convert.convert.blocks import BLOCK_BYTES, Block, OpenFiles, blocks, rounded
 from llama_convert.convert.checkpoint import Checkpoint
 from llama_convert.convert.containers.slices import TensorSlice
 from llama_convert.convert.errors import SpaceError
-from llama_convert.convert.expressions import Cast, runs, slices
+from llama_convert.convert.expressions import Cast, Grouped, runs, slices
 from llama_convert.convert.integrity import Checks, crc32
 from llama_convert.convert.outputs import Step, WeightFile
 from llama_convert.convert.plan import WORKERS, Plan
@@ -255,15 +255,15 @@ class _Mover:
 
     def _write_blocks(self, step: Step, target: int, checksum: _Checksum | None) -> None:
         position = step.offset
-        cast_to = step.expression if isinstance(step.expression, Cast) else None
+        rounding = step.expression if isinstance(step.expression, (Cast, Grouped)) else None
         before = after = 0
-        for block in blocks(cast_to.source if cast_to else step.expression, self.sources):
+        for block in blocks(rounding.source if rounding else step.expression, self.sources):
             if self._stopped():
                 return
-            if cast_to:
-                before += count_not_finite(block, cast_to.source.dtype)
-                block = cast(block, cast_to.source.dtype, cast_to.dtype)
-                after += count_not_finite(block, cast_to.dtype)
+            if rounding:
+                before += count_not_finite(block, rounding.source.dtype)
+                block = rounded(rounding, block)
+                after += count_not_finite(block, rounding.dtype)
             block = np.ascontiguousarray(block)
             if checksum:
                 checksum.add(block)

@@ -90,6 +90,11 @@ class Layout:
     pieces: tuple[tuple[int, bytes], ...]
 
 
+def may_be_llama2c(start: bytes) -> bool:
+    """Whether a file that starts like this can be llama2.c's: the magic number, or sizes that a model can have."""
+    return start.startswith(_MAGIC) or _legacy_sizes(start) is not None
+
+
 def read_llama2c(source: ByteSource) -> Llama2cFile:
     """The header and the tensors of a llama2.c file by name; of the weights only a few scales are read.
 
@@ -185,16 +190,22 @@ def _tensors(header: Header) -> Iterator[tuple[str, DType, tuple[int, ...], int]
 
 
 def _legacy_header(source: ByteSource, start: bytes) -> Header:
-    if len(start) >= _SIZES.size:
-        *sizes, vocab, context = _SIZES.unpack_from(start)
-        header = _header(0, (*sizes, abs(vocab), context), shared=vocab > 0, group_size=0)
-        if not _problems(header) and _size(header) == source.size:
-            return header
+    header = _legacy_sizes(start)
+    if header is not None and _size(header) == source.size:
+        return header
     raise CheckpointError(
         f"{source.path}: no llama2.c file: it starts neither with 'ak42' nor with sizes that make its "
         f"{source.size:,} bytes",
         advice="Is this the right file, and all of it?",
     )
+
+
+def _legacy_sizes(start: bytes) -> Header | None:
+    if len(start) < _SIZES.size:
+        return None
+    *sizes, vocab, context = _SIZES.unpack_from(start)
+    header = _header(0, (*sizes, abs(vocab), context), shared=vocab > 0, group_size=0)
+    return None if _problems(header) else header
 
 
 def _later_header(source: ByteSource, start: bytes) -> Header:

@@ -12,13 +12,16 @@ from llama_convert.convert.errors import CheckpointError, UsageError
 from llama_convert.convert.format import Assertions, Format
 from llama_convert.convert.formats.gguf import GGUF
 from llama_convert.convert.formats.huggingface import HUGGING_FACE
+from llama_convert.convert.formats.litgpt import LITGPT
+from llama_convert.convert.formats.llama2c import LLAMA2C
 from llama_convert.convert.formats.meta import META
 from llama_convert.convert.formats.mlx import MLX
 from llama_convert.convert.formats.scratch import SCRATCH
+from llama_convert.convert.formats.torchtune import TORCHTUNE
 
 # In the order in which they are tried: MLX's folders are Hugging Face's with a mark; the last answers for a lone .pth
 # that cannot be read.
-FORMATS: tuple[Format, ...] = (META, MLX, HUGGING_FACE, GGUF, SCRATCH)
+FORMATS: tuple[Format, ...] = (META, MLX, HUGGING_FACE, GGUF, LITGPT, TORCHTUNE, LLAMA2C, SCRATCH)
 # Installed packages add formats of their own under this name.
 _GROUP = "llama_convert.formats"
 

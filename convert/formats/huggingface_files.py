@@ -31,7 +31,7 @@ def side_files(source: Checkpoint, request: Request) -> tuple[tuple[SideFile, ..
     tokens = open_tokens(source, request)
     files = (
         json_file("config.json", config_json(source.config, request.dtype or source.dtype, tokens.conventions)),
-        _generation_config(source, tokens),
+        generation_config(source, tokens),
         *tokenizer_json_files(source, tokens),
         *_originals(source, tokens),
     )
@@ -93,7 +93,7 @@ def _one_or_more(ids: tuple[int, ...]) -> int | list[int] | None:
     return list(ids) if len(ids) > 1 else ids[0] if ids else None
 
 
-def _generation_config(source: Checkpoint, tokens: Tokens) -> SideFile:
+def generation_config(source: Checkpoint, tokens: Tokens) -> SideFile:
     """Sampling as the source says, or as Meta's own code does it by default."""
     told = source.folder / _GENERATION
     if told.is_file() and tokens.file.conventions:

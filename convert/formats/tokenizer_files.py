@@ -27,10 +27,14 @@ _MAP = "special_tokens_map.json"
 _MORE = ("chat_template.jinja", "chat_template.json", "added_tokens.json")
 
 
-def tokenizer_json_files(source: Checkpoint, tokens: Tokens) -> tuple[SideFile, ...]:
-    """tokenizer.json and the small files beside it: made from the vocabulary, or taken as they are."""
+def tokenizer_json_files(source: Checkpoint, tokens: Tokens, *, says_begin: bool = False) -> tuple[SideFile, ...]:
+    """tokenizer.json and the small files beside it: made from the vocabulary, or taken as they are.
+
+    says_begin: tokenizer_config.json must be there and tell that every text begins with the begin token, for
+    readers that do not go by tokenizer.json there. What is made always says so.
+    """
     if tokens.file.kind is TokenizerKind.HUGGING_FACE:
-        return _taken(source, tokens)
+        return _taken(source, tokens, {"add_bos_token": True} if says_begin else {})
     return (
         SideFile(
             _JSON, partial(write_tokenizer_json, vocabulary=tokens.named.vocabulary, special=tokens.named.special)
@@ -46,13 +50,17 @@ def _configs(source: Checkpoint, tokens: Tokens) -> tuple[SideFile, ...]:
     return json_file(_CONFIG, config), json_file(_MAP, special_tokens_map(tokens.added, **tasks))
 
 
-def _taken(source: Checkpoint, tokens: Tokens) -> tuple[SideFile, ...]:
-    """A tokenizer.json is the very thing wanted; what is beside it is only made anew where the user says more."""
+def _taken(source: Checkpoint, tokens: Tokens, said: dict[str, Any]) -> tuple[SideFile, ...]:
+    """A tokenizer.json is the very thing wanted; what is beside it is only made anew where the user says more.
+
+    said: what tokenizer_config.json has to say besides; it is made where there is none.
+    """
     folder = tokens.file.path.parent
     taken = (SideFile(_JSON, partial(shutil.copyfile, tokens.file.path)),)
-    if tokens.file.conventions is None:
+    told = (folder / _CONFIG).is_file()
+    if tokens.file.conventions is None or (said and not told):
         return (*taken, *_configs(source, tokens))
-    config = _loadable(read_object(folder / _CONFIG)) if (folder / _CONFIG).is_file() else None
+    config = _loadable(read_object(folder / _CONFIG)) | said if told else None
     more = [folder / name for name in (_MAP, *_MORE) if (folder / name).is_file()]
     return (
         *taken,

@@ -42,7 +42,7 @@ def write_tokenizer_bin(path: Path, vocabulary: SentencePieceVocabulary) -> None
     no user-defined piece but <s> and </s>, their ids are 1 and 2, the bytes' 3 to 258, and every text that
     is not empty gets a space in front.
     """
-    problems = _unlike_llama_2(vocabulary)
+    problems = unlike_llama_2(vocabulary)
     if problems:
         raise UsageError(
             f"This tokenizer cannot be written as llama2.c's tokenizer.bin ({counted(len(problems), 'problem')}).",
@@ -84,7 +84,8 @@ def read_tokenizer_bin(path: Path, rows: int) -> SentencePieceVocabulary:
     )
 
 
-def _unlike_llama_2(vocabulary: SentencePieceVocabulary) -> list[str]:
+def unlike_llama_2(vocabulary: SentencePieceVocabulary) -> list[str]:
+    """Every reason why llama2.c's programs would give other ids than this tokenizer."""
     findings = {
         "it puts no space before a text": not vocabulary.add_dummy_prefix,
         "it has no byte pieces": not vocabulary.byte_fallback,

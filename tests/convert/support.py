@@ -10,6 +10,7 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
+from llama_convert.convert import Request, convert_checkpoint, plan_conversion
 from llama_convert.convert.containers.slices import DType, TensorSlice
 
 EDITS = st.lists(
@@ -57,3 +58,25 @@ def gather(tensor: TensorSlice) -> bytes:
     )
     starts = tensor.offset + places.reshape(-1, 1) * tensor.dtype.nbytes
     return content[starts + np.arange(tensor.dtype.nbytes)].tobytes()
+
+
+def converted(source: Path, target: Path, to: str, version: str | None = None, **request: object) -> Path:
+    """The folder that a conversion writes; request as the fields of Request."""
+    plan = plan_conversion(source, to=to, request=Request(**request), llama_version=version)  # type: ignore[arg-type]
+    return convert_checkpoint(plan, target).folder
+
+
+def halves(weight: Tensor, heads: int) -> Tensor:
+    """Rows of each head from x0 y0 x1 y1 ... to x0 x1 ... y0 y1 ...: the formula that transformers published."""
+    rows, columns = weight.shape
+    return weight.view(heads, rows // heads // 2, 2, columns).transpose(1, 2).reshape(rows, columns)
+
+
+def equal(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> bool:
+    """The same names, and under each the same type, shape and bits."""
+    return found.keys() == wanted.keys() and all(
+        found[name].dtype is wanted[name].dtype
+        and found[name].shape == wanted[name].shape
+        and raw(found[name]) == raw(wanted[name])
+        for name in wanted
+    )

@@ -21,6 +21,7 @@ from llama_convert.convert.expressions import (
     Cast,
     EveryNthHead,
     Expression,
+    Grouped,
     Joined,
     RotaryOrder,
     Stored,
@@ -29,6 +30,7 @@ from llama_convert.convert.expressions import (
     runs,
     slices,
 )
+from llama_convert.convert.expressions import rows as rows_of
 from tests.convert.support import gather, raw
 
 PER_TEST = settings(deadline=2000, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -141,6 +143,31 @@ def test_another_head_size_gives_another_order(store):
     assert len(orders) == 4
     assert content(RotaryOrder(source, 8, Rotary.PAIRS)) not in orders
     assert content(RotaryOrder(source, 2, Rotary.HALVES)) == raw(weight)  # one pair a head: nothing to move
+
+
+@PER_TEST
+@given(drawn=heads(), behind=st.integers(1, 5), size=BLOCK_SIZES)
+def test_heads_stay_whole_in_a_tensor_of_several_weights(store, drawn, behind, size):
+    """As q, k and v in one tensor: blocks end where heads do, whatever they would hold."""
+    weight, head_dim = drawn
+    rest = weight[:1].repeat(behind, 1)
+    parts = (RotaryOrder(Stored(store(weight)), head_dim, Rotary.HALVES), Stored(store(rest)))
+    check(Joined(parts, 0), torch.cat([halves(weight, head_dim), rest]), size)
+    assert describe(Joined(parts, 0)) == "rotary order changed, joined by rows"
+
+
+@PER_TEST
+@given(rows=st.integers(1, 9), groups=st.integers(1, 4), group=st.sampled_from([2, 32]), size=BLOCK_SIZES, seed=SEEDS)
+def test_int8_groups_are_those_of_llama2c(store, rows, groups, group, size, seed):
+    """Codes and scales as export.py's quantize_q80 makes them."""
+    weight = torch.randn(rows, groups * group, generator=torch.Generator().manual_seed(seed))
+    scales = weight.view(-1, group).abs().max(dim=1).values / 127.0
+    codes = torch.round(weight.view(-1, group) / scales[:, None]).to(torch.int8)
+    source = Stored(store(weight))
+    check(Grouped(source, group, scales=False), codes.view(rows, -1), size)
+    check(Grouped(source, group, scales=True), scales.view(rows, -1), size)
+    cut = rows_of(Grouped(source, group, scales=True), rows // 2, rows)
+    check(cut, scales.view(rows, -1)[rows // 2 :], size)
 
 
 @PER_TEST
