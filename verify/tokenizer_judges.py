@@ -13,6 +13,7 @@ from typing import Any
 
 from llama_convert.convert.checkpoint import Checkpoint, TokenizerFile
 from llama_convert.convert.errors import CheckpointError, ConvertError
+from llama_convert.convert.special_names import read_special_names
 from llama_convert.convert.tokenizers.kinds import TokenizerKind
 from llama_convert.convert.tokenizers.special_tokens import BEGIN, special_tokens
 
@@ -64,7 +65,8 @@ def _text(token: bytes) -> str | None:
 def open_judge(checkpoint: Checkpoint, names: Sequence[str] | None = None) -> Judge:
     """The checkpoint's tokenizer.
 
-    names: of the special tokens behind a tiktoken file's ranks; None for those of the checkpoint's version.
+    names: of the special tokens behind a tiktoken file's ranks; None for those of the file beside it, or of the
+    checkpoint's version.
     Raises CheckpointError: there is none, or its library cannot read it. MissingLibrary: sentencepiece is
     not installed.
     """
@@ -72,7 +74,8 @@ def open_judge(checkpoint: Checkpoint, names: Sequence[str] | None = None) -> Ju
     if file is None:
         raise CheckpointError(f"{checkpoint.path}: no tokenizer", advice="Put its tokenizer file beside the weights.")
     if file.kind is TokenizerKind.TIKTOKEN:
-        return _tiktoken(file, checkpoint, names or special_tokens(checkpoint.version.name))
+        names = names or read_special_names(file.path.parent) or special_tokens(checkpoint.version.name)
+        return _tiktoken(file, checkpoint, names)
     return _sentencepiece(file) if file.kind is TokenizerKind.SENTENCEPIECE else _tokenizers(file)
 
 
