@@ -61,7 +61,7 @@ def _open(files: Sequence[TensorFile], ranks: Sequence[int]) -> dict[int, Tensor
     missing = [path.name for path in paths if not path.is_file()]
     if missing:
         raise CheckpointError(
-            f"{files[0].path.parent}: the weights are FP8, but {counted(len(missing), 'file')} of scales is missing",
+            f"{files[0].path.parent}: FP8 weights, and no scales for them ({counted(len(missing), 'file')} missing)",
             problems=missing,
             advice="Download them into the same folder, or use the unquantised release of this model (bf16).",
         )
