@@ -134,8 +134,7 @@ def _tokenizer_json(source: Checkpoint, request: Request) -> NamedVocabulary:
 
 def _gguf(source: Checkpoint, request: Request) -> NamedVocabulary:
     path = _path(source)
-    values = {key: value.content for key, value in read_gguf(LocalFile(path)).metadata.items()}
-    return read_gguf_vocabulary(path, values)
+    return read_gguf_vocabulary(path, read_gguf(LocalFile(path)).plain())
 
 
 def _llama2c(source: Checkpoint, request: Request) -> NamedVocabulary:

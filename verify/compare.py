@@ -13,7 +13,7 @@ from torch import Tensor
 from llama_convert.convert.architecture import Role, Weight
 from llama_convert.convert.checkpoint import Checkpoint
 from llama_convert.verify.forward import FLOAT32, FLOAT64, Load, logits
-from llama_convert.verify.reading import Piece, read, torch_type, value_type
+from llama_convert.verify.reading import Piece, read, rounded_like
 from llama_convert.verify.report import LevelResult, judged
 
 NAME = "logits"
@@ -143,6 +143,6 @@ def _rounded_like(b: Checkpoint, compute: torch.dtype) -> Load:
 
     def load(weight: Weight, tensor: Piece) -> Tensor:
         parts = b.parts.get(weight) or b.parts[Weight(Role.TOKENS)]
-        return read(tensor).to(torch_type(value_type(parts.pieces[0]))).to(compute)
+        return rounded_like(read(tensor), parts.pieces[0]).to(compute)
 
     return load

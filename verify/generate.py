@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from llama_convert.convert.checkpoint import Checkpoint
 from llama_convert.verify.forward import FLOAT32, kept, logits
-from llama_convert.verify.tokenizer_judges import Judge, open_judge
+from llama_convert.verify.judges import open_judge
+from llama_convert.verify.tokenizer_judges import Judge
 
 # After these a model has no more to say.
 _ENDS = ("</s>", "<|end_of_text|>", "<|eot_id|>", "<|eom_id|>")

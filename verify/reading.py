@@ -12,7 +12,7 @@ from torch import Tensor
 
 from llama_convert.convert.containers.slices import FLOATS, Coding, DType, Scaled, TensorSlice
 from llama_convert.convert.errors import CheckpointError
-from llama_convert.convert.quantisation import decode, decode_affine, decode_scaled
+from llama_convert.convert.quantisation import ENCODERS, decode, decode_affine, decode_scaled, encode
 
 # Bytes to read at once: large enough that system calls do not count, small beside the model.
 BLOCK_BYTES = 16 << 20
@@ -45,6 +45,16 @@ def read(piece: Piece) -> Tensor:
         rows = content.numpy().reshape(piece.shape[0], -1)
         return torch.from_numpy(decode(rows, piece.dtype))
     return content.view(torch_type(piece.dtype)).reshape(piece.shape)
+
+
+def rounded_like(values: Tensor, piece: Piece) -> Tensor:
+    """Values rounded to the type in which the piece is stored; as they are where that cannot be recomputed."""
+    if isinstance(piece, Scaled):
+        return values
+    if piece.dtype in ENCODERS:
+        rows = values.float().reshape(len(values), -1).numpy()
+        return torch.from_numpy(decode(encode(rows, piece.dtype), piece.dtype))
+    return values.to(torch_type(piece.dtype)) if piece.dtype in FLOATS else values
 
 
 def _content(tensor: TensorSlice) -> Tensor:

@@ -18,7 +18,7 @@ from torch import Tensor
 from llama_convert.convert.architecture import ROTARY_ROLES, Role, Rotary, Weight, weights
 from llama_convert.convert.checkpoint import Checkpoint, Parts
 from llama_convert.convert.errors import counted
-from llama_convert.verify.reading import BLOCK_BYTES, read, torch_type, value_type
+from llama_convert.verify.reading import BLOCK_BYTES, read, rounded_like, torch_type, value_type
 from llama_convert.verify.report import LevelResult, judged
 
 NAME = "tensors"
@@ -240,7 +240,7 @@ def _count_not_finite(counts: dict[str, int], view: _View, values: Tensor) -> No
 
 def _block_difference(view: _View, rows: Tensor, wanted: Tensor, found: Tensor) -> Difference | None:
     """Bits are compared, so that -0.0 is not 0.0; only of a NaN that was rounded, any NaN may come."""
-    bits, rounded = _BITS[found.dtype.itemsize], wanted.to(found.dtype)
+    bits, rounded = _BITS[found.dtype.itemsize], rounded_like(wanted, view.parts.pieces[0]).to(found.dtype)
     if torch.equal(rounded.view(bits), found.view(bits)):
         return None
     wrong = rounded.view(bits) != found.view(bits)

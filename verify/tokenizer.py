@@ -9,8 +9,9 @@ from typing import TypeVar
 from llama_convert.convert.checkpoint import Checkpoint
 from llama_convert.convert.claims import read_claims
 from llama_convert.verify.corpus import corpus
+from llama_convert.verify.judges import open_judge
 from llama_convert.verify.report import LevelResult, judged, not_checked
-from llama_convert.verify.tokenizer_judges import Judge, MissingLibrary, open_judge
+from llama_convert.verify.tokenizer_judges import Judge, MissingLibrary
 
 NAME = "tokenizer"
 _SHOWN = 5

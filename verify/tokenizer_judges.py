@@ -11,15 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llama_convert.convert.checkpoint import Checkpoint, TokenizerFile
 from llama_convert.convert.errors import CheckpointError, ConvertError
-from llama_convert.convert.special_names import read_special_names
-from llama_convert.convert.tokenizers.kinds import TokenizerKind
-from llama_convert.convert.tokenizers.special_tokens import BEGIN, special_tokens
+from llama_convert.convert.tokenizers.special_tokens import BEGIN
 
 # meta-llama/llama-models models/llama3/tokenizer.py, pat_str. Written here once more, not taken from the
 # converter: a mistake in its copy would agree with itself.
-_PATTERN = (
+PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
@@ -62,43 +59,26 @@ def _text(token: bytes) -> str | None:
         return None
 
 
-def open_judge(checkpoint: Checkpoint, names: Sequence[str] | None = None) -> Judge:
-    """The checkpoint's tokenizer.
-
-    names: of the special tokens behind a tiktoken file's ranks; None for those of the file beside it, or of the
-    checkpoint's version.
-    Raises CheckpointError: there is none, or its library cannot read it. MissingLibrary: sentencepiece is
-    not installed.
-    """
-    file = checkpoint.tokenizer
-    if file is None:
-        raise CheckpointError(f"{checkpoint.path}: no tokenizer", advice="Put its tokenizer file beside the weights.")
-    if file.kind is TokenizerKind.TIKTOKEN:
-        names = names or read_special_names(file.path.parent) or special_tokens(checkpoint.version.name)
-        return _tiktoken(file, checkpoint, names)
-    return _sentencepiece(file) if file.kind is TokenizerKind.SENTENCEPIECE else _tokenizers(file)
-
-
 def _unreadable(path: Path, library: str, error: Exception) -> CheckpointError:
     return CheckpointError(f"{path}: {library} cannot read it: {error}", advice="Fetch or write the file again.")
 
 
-def _tiktoken(file: TokenizerFile, checkpoint: Checkpoint, names: Sequence[str]) -> Judge:
-    """Ranks from the file; the special tokens behind them have their names from elsewhere."""
+def tiktoken_judge(path: Path, rows: int, names: Sequence[str]) -> Judge:
+    """Llama 3's ranks. names: of the special tokens behind them, as many as the embedding has rows for."""
     import tiktoken
 
     try:
-        lines = [line.split() for line in file.path.read_bytes().splitlines() if line]
+        lines = [line.split() for line in path.read_bytes().splitlines() if line]
         ranks = {b64decode(token): int(rank) for token, rank in lines}
-        room = max(checkpoint.config.vocab_size - len(ranks), 0)
+        room = max(rows - len(ranks), 0)
         special = {name: len(ranks) + place for place, name in enumerate(names[:room])}
-        encoding = tiktoken.Encoding(file.path.name, pat_str=_PATTERN, mergeable_ranks=ranks, special_tokens=special)
+        encoding = tiktoken.Encoding(path.name, pat_str=PATTERN, mergeable_ranks=ranks, special_tokens=special)
     except ValueError as error:
-        raise _unreadable(file.path, "tiktoken", error) from error
+        raise _unreadable(path, "tiktoken", error) from error
     begin = special.get(BEGIN)
     return Judge(
         library="tiktoken",
-        path=file.path,
+        path=path,
         tokens={rank: token for token, rank in ranks.items()} | {i: name.encode() for name, i in special.items()},
         special=special,
         encode=lambda texts: [
@@ -109,7 +89,8 @@ def _tiktoken(file: TokenizerFile, checkpoint: Checkpoint, names: Sequence[str])
     )
 
 
-def _sentencepiece(file: TokenizerFile) -> Judge:
+def sentencepiece_judge(path: Path) -> Judge:
+    """Llama 1's and 2's model. MissingLibrary: sentencepiece is not installed."""
     try:
         from sentencepiece import SentencePieceProcessor
     except ImportError as error:
@@ -119,15 +100,15 @@ def _sentencepiece(file: TokenizerFile) -> Judge:
         ) from error
 
     try:
-        processor = SentencePieceProcessor(model_file=str(file.path))
+        processor = SentencePieceProcessor(model_file=str(path))
     except (RuntimeError, OSError) as error:
-        raise _unreadable(file.path, "sentencepiece", error) from error
+        raise _unreadable(path, "sentencepiece", error) from error
     numbers = range(processor.get_piece_size())
     pieces = [processor.id_to_piece(number) for number in numbers]
     begin = processor.bos_id()
     return Judge(
         library="sentencepiece",
-        path=file.path,
+        path=path,
         tokens={number: piece.encode() for number, piece in enumerate(pieces)},
         special={
             pieces[number]: number for number in numbers if processor.is_control(number) or processor.is_unknown(number)
@@ -137,20 +118,21 @@ def _sentencepiece(file: TokenizerFile) -> Judge:
     )
 
 
-def _tokenizers(file: TokenizerFile) -> Judge:
+def tokenizers_judge(path: Path) -> Judge:
+    """A tokenizer.json."""
     from tokenizers import Tokenizer, decoders
 
     try:
-        tokenizer = Tokenizer.from_file(str(file.path))
+        tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises no narrower class
-        raise _unreadable(file.path, "tokenizers", error) from error
+        raise _unreadable(path, "tokenizers", error) from error
     added = tokenizer.get_added_tokens_decoder()
     byte_level = isinstance(tokenizer.decoder, decoders.ByteLevel)
     ordinary = tokenizer.get_vocab(with_added_tokens=False).items()
-    tokens = {number: _bytes(text) if byte_level else text.encode() for text, number in ordinary}
+    tokens = {number: text_bytes(text) if byte_level else text.encode() for text, number in ordinary}
     return Judge(
         library="tokenizers",
-        path=file.path,
+        path=path,
         tokens=tokens | {number: token.content.encode() for number, token in added.items()},
         special={token.content: number for number, token in added.items() if token.special},
         encode=lambda texts: [found.ids for found in _encoded(tokenizer, texts)],
@@ -163,7 +145,7 @@ def _encoded(tokenizer: Any, texts: Sequence[str]) -> list[Any]:
     return found
 
 
-def _bytes(text: str) -> bytes:
+def text_bytes(text: str) -> bytes:
     """The raw bytes that a byte-level vocabulary writes as printable characters (GPT-2's bytes_to_unicode).
 
     Printable Latin-1 stands for itself, the other bytes in their order for U+0100 and up.

@@ -10,6 +10,9 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
 
 from llama_convert.convert.containers.gguf_header import Header, TensorInfo, read_header
 from llama_convert.convert.containers.gguf_values import (
@@ -38,6 +41,11 @@ class GgufFile:
 
     file: TensorFile
     metadata: Mapping[str, Value]
+
+    def plain(self) -> dict[str, Any]:
+        """The metadata without its types: numbers, texts, lists."""
+        contents = {key: value.content for key, value in self.metadata.items()}
+        return {key: found.tolist() if isinstance(found, np.ndarray) else found for key, found in contents.items()}
 
 
 def read_gguf(source: ByteSource) -> GgufFile:

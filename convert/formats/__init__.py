@@ -10,12 +10,13 @@ from pathlib import Path
 from llama_convert.convert.checkpoint import Checkpoint
 from llama_convert.convert.errors import CheckpointError, UsageError
 from llama_convert.convert.format import Assertions, Format
+from llama_convert.convert.formats.gguf import GGUF
 from llama_convert.convert.formats.huggingface import HUGGING_FACE
 from llama_convert.convert.formats.meta import META
 from llama_convert.convert.formats.mlx import MLX
 
 # In the order in which they are tried: MLX's folders are Hugging Face's with a mark.
-FORMATS: tuple[Format, ...] = (META, MLX, HUGGING_FACE)
+FORMATS: tuple[Format, ...] = (META, MLX, HUGGING_FACE, GGUF)
 # Installed packages add formats of their own under this name.
 _GROUP = "llama_convert.formats"
 

@@ -74,9 +74,9 @@ def lay_out_files(
     """
     shards = deal(tensors, shard_size or _SHARD_SIZE)
     if len(shards) == 1:
-        return (_weight_file("model.safetensors", shards[0], marked),), ()
+        return (safetensors_file("model.safetensors", shards[0], marked),), ()
     names = [f"model-{number:05}-of-{len(shards):05}.safetensors" for number in range(1, len(shards) + 1)]
-    files = tuple(_weight_file(name, shard, marked) for name, shard in zip(names, shards, strict=True))
+    files = tuple(safetensors_file(name, shard, marked) for name, shard in zip(names, shards, strict=True))
     return files, (json_file("model.safetensors.index.json", _index(files, tensors)),)
 
 
@@ -94,7 +94,8 @@ def deal(tensors: Sequence[Tensor], shard_size: int) -> list[list[Tensor]]:
     return shards
 
 
-def _weight_file(name: str, tensors: Sequence[Tensor], marked: str) -> WeightFile:
+def safetensors_file(name: str, tensors: Sequence[Tensor], marked: str = "pt") -> WeightFile:
+    """One safetensors file of these tensors, as the library itself would write it; `marked` as above."""
     shapes = [(tensor.name, tensor.expression.dtype, tensor.expression.shape) for tensor in tensors]
     layout = lay_out(shapes, {"format": marked})
     made = {tensor.name: tensor for tensor in tensors}

@@ -50,7 +50,7 @@ def read_gguf_vocabulary(path: Path, values: Mapping[str, Any]) -> NamedVocabula
     them; the merges are those that follow from the ids. For SentencePiece, where a GGUF file has no merges:
     scores are numbers, not all the same, and the pieces are such as the sentencepiece library would load.
     Raises CheckpointError with every finding: another model or pre-tokenizer is called by its name.
-    Cost: 1 s and 100 MB for Llama 3.
+    Cost: 0.6 s and 40 MB for Llama 3.
     """
     model, pre = values.get(MODEL), values.get(PRE)
     if model == RANKS_MODEL:

@@ -10,12 +10,13 @@ import llama_models
 import pytest
 import sentencepiece
 
-from llama_convert.convert.tokenizers.added import added_tokens
+from llama_convert.convert.tokenizers.added import NamedVocabulary, added_tokens
 from llama_convert.convert.tokenizers.chat import chat_template
 from llama_convert.convert.tokenizers.huggingface import special_tokens_map, tokenizer_config
 from llama_convert.convert.tokenizers.special_tokens import begin_token, end_token, special_tokens
 from llama_convert.convert.tokenizers.tiktoken import read_tiktoken
 from llama_convert.convert.tokenizers.tokenizer_json import write_tokenizer_json
+from tests.small_tokenizers import small_tiktoken
 
 # Strings on which tokenizers differ when one of them is wrong.
 HARD = [
@@ -188,3 +189,31 @@ def plain_model():
 @pytest.fixture(scope="session")
 def symbols_model():
     return _train(user_defined_symbols=SYMBOLS, control_symbols=["<step>"])
+
+
+@pytest.fixture(scope="session")
+def small_ranks(tmp_path_factory):
+    """A tiktoken vocabulary of 512 tokens, one of which no merges reach, and its special names."""
+    path = tmp_path_factory.mktemp("small") / "tokenizer.model"
+    return NamedVocabulary(vocabulary=read_tiktoken(small_tiktoken(path)), special=special_tokens("3.1"))
+
+
+@pytest.fixture(scope="session")
+def real_ranks(vocabulary):
+    """Llama 3.1's vocabulary and special names."""
+    return NamedVocabulary(vocabulary=vocabulary, special=special_tokens("3.1"))
+
+
+@pytest.fixture(scope="session", params=["plain", "symbols", "no prefix", "no bytes", "pad"])
+def small_model(request, tmp_path_factory):
+    """The file of a small SentencePiece model, of every kind that a Llama's can be."""
+    options = {
+        "plain": {},
+        "symbols": {"user_defined_symbols": SYMBOLS, "control_symbols": ["<step>"]},
+        "no prefix": {"add_dummy_prefix": False, "user_defined_symbols": ["<sym>"]},
+        "no bytes": {"byte_fallback": False},
+        "pad": {"pad_id": 3, "vocab_size": 400},
+    }
+    path = tmp_path_factory.mktemp("small") / "tokenizer.model"
+    path.write_bytes(_train(**options[request.param]))
+    return path

@@ -50,8 +50,8 @@ def test_plain_float64_gives_the_same(name, open_pair):
 def test_control_the_other_rotary_order_is_far_off(open_pair):
     for checkpoint in open_pair(BY_NAME["3.1"]):
         tokens = prompt(checkpoint)
-        other = Rotary.HALVES if checkpoint.format.rotary is Rotary.PAIRS else Rotary.PAIRS
-        wrong = replace(checkpoint, format=replace(checkpoint.format, rotary=other))
+        other = Rotary.HALVES if checkpoint.rotary is Rotary.PAIRS else Rotary.PAIRS
+        wrong = replace(checkpoint, rotary=other)
         assert relative_difference(logits(checkpoint, tokens), logits(wrong, tokens)) > 1
 
 

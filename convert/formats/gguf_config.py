@@ -1,0 +1,174 @@
+"""A Llama's sizes as GGUF keys, and its RoPE scaling as the tensor `rope_freqs.weight`.
+
+Sources: llama.cpp convert_hf_to_gguf.py (LlamaModel), src/llama-model.cpp; gguf-py gguf/constants.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llama_convert.convert.architecture import MOST_LAYERS, LlamaConfig, RopeScaling
+from llama_convert.convert.containers.gguf_values import Kind, Scalar
+from llama_convert.convert.errors import CheckpointError
+
+ARCHITECTURE = "llama"
+_SIZES = {
+    "layers": "llama.block_count",
+    "context": "llama.context_length",
+    "hidden_size": "llama.embedding_length",
+    "intermediate_size": "llama.feed_forward_length",
+    "heads": "llama.attention.head_count",
+}
+_KV_HEADS = "llama.attention.head_count_kv"
+_KEY_LENGTH, _VALUE_LENGTH = "llama.attention.key_length", "llama.attention.value_length"
+_ROTATED = "llama.rope.dimension_count"
+_EPS = "llama.attention.layer_norm_rms_epsilon"
+_THETA = "llama.rope.freq_base"
+_DEFAULT_THETA = 10000.0  # what llama.cpp takes where the key is absent, as in files of Llama 1 and 2
+# What only other models have: experts, or wavelengths stretched in another way.
+_FOREIGN = ("llama.expert_count", "llama.rope.scaling.type")
+_LOW, _HIGH = 1.0, 4.0  # of every released model; rope_freqs holds no more than their effect
+_TOLERANCE = 1e-4  # relative: divisors were computed in float32, with a power among the operations
+
+
+def config_values(config: LlamaConfig) -> dict[str, Scalar]:
+    """The sizes as llama.cpp's converter writes them; how wavelengths are stretched is not among them."""
+    values = {key: Scalar(Kind.UINT32, getattr(config, field)) for field, key in _SIZES.items()}
+    return values | {
+        _KV_HEADS: Scalar(Kind.UINT32, config.kv_heads),
+        _KEY_LENGTH: Scalar(Kind.UINT32, config.head_dim),
+        _VALUE_LENGTH: Scalar(Kind.UINT32, config.head_dim),
+        _THETA: Scalar(Kind.FLOAT32, config.rope_theta),
+        _EPS: Scalar(Kind.FLOAT32, config.norm_eps),
+        _ROTATED: Scalar(Kind.UINT32, config.head_dim),
+        "llama.vocab_size": Scalar(Kind.UINT32, config.vocab_size),
+    }
+
+
+def read_config(
+    path: Path, values: Mapping[str, Any], *, rows: int, tied: bool, divisors: NDArray[np.float32] | None
+) -> LlamaConfig:
+    """The sizes in a GGUF file's keys.
+
+    rows: of the embedding. divisors: what rope_freqs holds; None without it.
+    Raises CheckpointError with all that is missing or wrong, or makes it another model.
+    """
+    _check(path, values)
+    sizes = {field: values[key] for field, key in _SIZES.items()}
+    head_dim = values.get(_KEY_LENGTH) or sizes["hidden_size"] // sizes["heads"]
+    theta = decimal(values.get(_THETA, _DEFAULT_THETA))
+    return LlamaConfig(
+        **sizes,
+        kv_heads=values.get(_KV_HEADS, sizes["heads"]),
+        head_dim=head_dim,
+        vocab_size=rows,
+        norm_eps=decimal(values[_EPS]),
+        rope_theta=theta,
+        rope_scaling=_scaling(path, divisors, theta, head_dim),
+        tied=tied,
+    )
+
+
+def decimal(value: float) -> float:
+    """A number that was stored in float32, as it was written before: 1e-05, not 9.999999747378752e-06."""
+    return float(str(np.float32(value)))
+
+
+def _check(path: Path, values: Mapping[str, Any]) -> None:
+    architecture = values.get("general.architecture")
+    if architecture != ARCHITECTURE:
+        raise CheckpointError(
+            f"{path}: general.architecture is {architecture!r}, wanted {ARCHITECTURE!r}",
+            advice="Supported are the text models Llama 1 to 3.3, Code Llama and Llama Guard 1 to 3.",
+        )
+    whole = [*_SIZES.values(), *(key for key in (_KV_HEADS, _KEY_LENGTH, _ROTATED) if key in values)]
+    problems = [f"{key}: missing" for key in (*_SIZES.values(), _EPS) if key not in values]
+    problems += [f"{key} is {values[key]!r:.80}" for key in whole if key in values and not _is_size(values[key])]
+    problems += [f"{key} is {values[key]!r:.80}" for key in (_EPS, _THETA) if not _is_positive(values.get(key, 1.0))]
+    problems += [f"{key} is {values[key]!r:.80}, which no Llama has" for key in _FOREIGN if _says(values, key)]
+    if not problems:
+        problems = list(_misfits(values))
+    if problems:
+        raise CheckpointError(
+            f"{path}: its keys are not those of a Llama", problems=problems, advice="Fetch or convert it again."
+        )
+
+
+def _is_size(value: Any) -> bool:
+    return type(value) is int and 0 < value < 1 << 31
+
+
+def _is_positive(value: Any) -> bool:
+    return isinstance(value, float) and 0 < value < float("inf")
+
+
+def _says(values: Mapping[str, Any], key: str) -> bool:
+    return values.get(key) not in (None, 0, "none")
+
+
+def _misfits(values: Mapping[str, Any]) -> list[str]:
+    heads, rotated = values[_SIZES["heads"]], values.get(_ROTATED)
+    size = values.get(_KEY_LENGTH) or values[_SIZES["hidden_size"]] // heads
+    problems = []
+    if values[_SIZES["layers"]] > MOST_LAYERS:
+        problems.append(f"{_SIZES['layers']} {values[_SIZES['layers']]:,} is more than any model has")
+    if heads % values.get(_KV_HEADS, heads):
+        problems.append(f"{heads} heads are no multiple of {values[_KV_HEADS]} kv heads")
+    if rotated not in (None, size) or size % 2:
+        problems.append(f"{_ROTATED} is {rotated}, wanted all {size} dimensions of a head")
+    return problems
+
+
+def rope_divisors(config: LlamaConfig) -> NDArray[np.float32]:
+    """What each rotary frequency is divided by, (head_dim / 2,): 1 for short wavelengths, the factor for long."""
+    if config.rope_scaling is None:
+        return np.ones(config.head_dim // 2, np.float32)
+    return _divisors(config.rope_scaling, config.rope_theta, config.head_dim).astype(np.float32)
+
+
+def _divisors(scaling: RopeScaling, theta: float, head_dim: int) -> NDArray[np.float64]:
+    turns = scaling.original_context / _wavelengths(theta, head_dim)
+    low, high = scaling.low_frequency_factor, scaling.high_frequency_factor
+    smooth = np.clip((turns - low) / (high - low), 0.0, 1.0)
+    return 1 / ((1 - smooth) / scaling.factor + smooth)
+
+
+def _wavelengths(theta: float, head_dim: int) -> NDArray[np.float64]:
+    """In positions, the shortest first."""
+    return 2 * np.pi * theta ** (np.arange(0, head_dim, 2) / head_dim)
+
+
+def _scaling(path: Path, divisors: NDArray[np.float32] | None, theta: float, head_dim: int) -> RopeScaling | None:
+    """The scaling that gives these divisors; recomputed from what is recovered, they must come out again."""
+    if divisors is None or (divisors == 1).all():
+        return None
+    scaling = None
+    if divisors.shape == (head_dim // 2,) and np.isfinite(divisors).all() and divisors.min() >= 1:
+        scaling = _recovered(divisors.astype(np.float64), theta, head_dim)
+    if scaling is None or not np.allclose(_divisors(scaling, theta, head_dim), divisors, rtol=_TOLERANCE, atol=0):
+        raise CheckpointError(
+            f"{path}: rope_freqs.weight is not Llama 3.1's scaling (low factor {_LOW:g}, high factor {_HIGH:g})",
+            advice="Supported are Llama 3.1, 3.2, 3.3 and Guard 3, and models without scaling.",
+        )
+    return scaling
+
+
+def _recovered(divisors: NDArray[np.float64], theta: float, head_dim: int) -> RopeScaling:
+    """The factor is the largest divisor; between one and it, a divisor tells the context trained on before."""
+    factor = decimal(float(divisors.max()))
+    between = (divisors > 1 + _TOLERANCE) & (divisors < factor * (1 - _TOLERANCE))
+    contexts = [8192.0]
+    if between.any():
+        smooth = (1 / divisors[between] - 1 / factor) / (1 - 1 / factor)
+        contexts = list(_wavelengths(theta, head_dim)[between] * (smooth * (_HIGH - _LOW) + _LOW))
+    return RopeScaling(
+        factor=factor,
+        low_frequency_factor=_LOW,
+        high_frequency_factor=_HIGH,
+        original_context=round(float(np.median(contexts))),
+    )
