@@ -39,9 +39,8 @@ def write_meta(form: Format, source: Checkpoint, request: Request) -> Output:
     kind = tokenizer_kind(tokens)
     _check(source, kind, shards)
     names, names_notes = names_files(source, tokens)
-    ordered = _in_metas_order(tensors(source, form, request), source.config, kind)
     return Output(
-        files=tuple(_shard(ordered, source.config, kind, rank, shards) for rank in range(shards)),
+        files=lay_out_shards(tensors(source, form, request), source.config, kind, shards),
         side_files=(
             json_file("params.json", params_json(source.config, source.version, kind, shards)),
             tokenizer_model_file(tokens),
@@ -50,6 +49,18 @@ def write_meta(form: Format, source: Checkpoint, request: Request) -> Output:
         ),
         notes=(*notes(source, kind), *names_notes),
     )
+
+
+def lay_out_shards(
+    made: Sequence[Tensor], config: LlamaConfig, kind: TokenizerKind, shards: int
+) -> tuple[WeightFile, ...]:
+    """`consolidated.NN.pth` for every shard, each with its part of every tensor.
+
+    kind: of the tokenizer; it tells on which axis Meta's code of the time divides the embedding, and the order.
+    """
+    places = {weight: place for place, weight in enumerate(_order(config, kind))}
+    ordered = sorted(made, key=lambda tensor: places[tensor.weights[0]])
+    return tuple(_shard(ordered, config, kind, rank, shards) for rank in range(shards))
 
 
 def _check(source: Checkpoint, kind: TokenizerKind, shards: int) -> None:
@@ -77,11 +88,6 @@ def _uneven(config: LlamaConfig, shards: int) -> Iterator[str]:
     yield from (f"{size:,} {what} cannot be dealt out evenly" for what, size in sizes.items() if size % shards)
     if config.kv_heads % shards and shards % config.kv_heads:
         yield f"{config.kv_heads} kv heads cannot be dealt out evenly, nor copied equally often"
-
-
-def _in_metas_order(made: Sequence[Tensor], config: LlamaConfig, kind: TokenizerKind) -> list[Tensor]:
-    places = {weight: place for place, weight in enumerate(_order(config, kind))}
-    return sorted(made, key=lambda tensor: places[tensor.weights[0]])
 
 
 def _order(config: LlamaConfig, kind: TokenizerKind) -> Iterator[Weight]:

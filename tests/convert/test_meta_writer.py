@@ -164,7 +164,7 @@ def generation(tmp_path_factory: pytest.TempPathFactory):
     return made
 
 
-@settings(deadline=None, max_examples=25, suppress_health_check=list(HealthCheck))
+@settings(deadline=None, max_examples=12, suppress_health_check=list(HealthCheck))
 @given(version=st.sampled_from(list(RESHARDED)), way=st.lists(st.sampled_from([1, 2, 4, 8]), min_size=1, max_size=3))
 def test_the_way_to_the_shards_leaves_no_trace(generation, version: str, way: list[int]) -> None:
     """However often and into however many shards a model was dealt: the files of the last deal are the same."""
