@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: help demo test lint format compat bench embedded-model clean
+.PHONY: help demo test lint format compat clients bench embedded-model clean
 
 help:
 	@sed -n 's/^## //p' Makefile
@@ -31,6 +31,10 @@ format: $(VENV)/developing
 ## make compat          the output in transformers 4.47 and 4.57, each in an environment of its own (2.4 GB)
 compat: $(VENV)/developing
 	$(BIN)/python -m tests.compat.run
+
+## make clients         llama.cpp, MLX, torchtune, litgpt, tinygrad and the book's classes on the output, likewise (6 GB)
+clients: $(VENV)/developing
+	$(BIN)/python -m tests.clients.run
 
 ## make bench           full-size conversions against cp (60 GB of disk)
 bench: $(VENV)/developing
