@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
@@ -35,7 +36,7 @@ def certificate(plan: Plan, options: Mapping[str, Any], records_checked: int, fo
         "options": dict(options),
         "source": _source(plan.source, records_checked),
         "target": {"format": plan.target, "files": _written(folder)},
-        "tensors": {step.name: _tensor(plan.source, step) for step in plan.steps},
+        "tensors": _tensors(plan),
     }
 
 
@@ -90,6 +91,16 @@ def _written(folder: Path) -> dict[str, Any]:
         if path.stat().st_size <= _LARGEST_HASHED
         else {"size": path.stat().st_size}
         for path in paths
+    }
+
+
+def _tensors(plan: Plan) -> dict[str, Any]:
+    """What every tensor is made of, by its name; with its file's where several files have parts of it."""
+    count = Counter(step.name for step in plan.steps)
+    return {
+        step.name if count[step.name] == 1 else f"{file.name}: {step.name}": _tensor(plan.source, step)
+        for file in plan.files
+        for step in file.steps
     }
 
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 from llama_convert.convert.errors import CheckpointError, counted
@@ -12,6 +15,8 @@ from llama_convert.convert.errors import CheckpointError, counted
 _LINE = re.compile(r"([0-9a-fA-F]{32}|[0-9a-fA-F]{64})[ \t]+\*?(?:\./)?(.+)")
 _ALGORITHMS = {32: "md5", 64: "sha256"}
 _CHUNK = 1 << 20
+# hashlib lets go of the interpreter, so several files are really hashed side by side.
+HASHERS = min(4, os.cpu_count() or 1)
 
 
 def read_checklist(folder: Path) -> dict[str, str]:
@@ -66,3 +71,15 @@ def mismatches(folder: Path, names: set[str]) -> Iterator[str]:
         others = [other for other, value in listed.items() if value == found]
         what = f"is {others[0]} under another name" if others else f"has {found}"
         yield f"{name} {what}; checklist.chk lists {listed[name]}"
+
+
+def write_checklist(target: Path) -> None:
+    """Write the MD5 of every other file of the folder, sorted by name, as `md5sum` prints and checks them.
+
+    Cost: one reading of all files, several at a time.
+    """
+    paths = sorted(path for path in target.parent.iterdir() if path.is_file() and path != target)
+    with ThreadPoolExecutor(HASHERS, thread_name_prefix="digest") as pool:
+        digests = list(pool.map(partial(digest, algorithm="md5"), paths))
+    lines = (f"{value}  {path.name}\n" for value, path in zip(digests, paths, strict=True))
+    target.write_text("".join(lines), encoding="utf-8")

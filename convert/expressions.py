@@ -172,7 +172,10 @@ def rows(expression: Expression, start: int, stop: int) -> Expression:
     if isinstance(expression, (Stored, Decoded)):
         return stored((expression.slice if isinstance(expression, Stored) else expression.scaled).rows(start, stop))
     if isinstance(expression, EveryNthHead):
-        return replace(expression, source=rows(expression.source, start * expression.step, stop * expression.step))
+        first = start * expression.step
+        if stop - start == expression.head_dim:  # its copies lie behind it: nothing is left to be dropped
+            return rows(expression.source, first, first + expression.head_dim)
+        return replace(expression, source=rows(expression.source, first, stop * expression.step))
     if not isinstance(expression, Joined):
         return replace(expression, source=rows(expression.source, start, stop))
     if expression.axis == 1:
@@ -188,6 +191,8 @@ def columns(expression: Expression, start: int, stop: int) -> Expression:
         if expression.axis == 1:
             return _joined(_cuts(expression, start, stop, columns), 1)
         return Joined(tuple(columns(part, start, stop) for part in expression.parts), 0)
+    if isinstance(expression, Cast) and expression.dtype.block == expression.source.dtype.block == 1:
+        return replace(expression, source=columns(expression.source, start, stop))
     if isinstance(expression, Stored) and expression.dtype.block == 1:
         return Stored(expression.slice.columns(start, stop))
     return Columns(expression, start, stop)

@@ -7,14 +7,12 @@ import zlib
 from concurrent.futures import Future, ThreadPoolExecutor
 from threading import Lock
 
-from llama_convert.convert.checklist import mismatches, read_checklist
+from llama_convert.convert.checklist import HASHERS, mismatches, read_checklist
 from llama_convert.convert.checkpoint import Checkpoint
 from llama_convert.convert.containers.slices import Record
 from llama_convert.convert.errors import CheckpointError, counted
 
 _CHUNK = 4 << 20
-# hashlib lets go of the interpreter, so several files are really hashed side by side.
-_HASHERS = min(4, os.cpu_count() or 1)
 
 
 def crc32(record: Record) -> int:
@@ -41,7 +39,7 @@ class Checks:
     def __init__(self, source: Checkpoint, *, enabled: bool) -> None:
         self._source = source
         self._enabled = enabled
-        self._pool = ThreadPoolExecutor(_HASHERS, thread_name_prefix="digest")
+        self._pool = ThreadPoolExecutor(HASHERS, thread_name_prefix="digest")
         self._digests: list[Future[list[str]]] = []
         self._lock = Lock()
         self._found: dict[Record, int | None] = {}

@@ -12,6 +12,7 @@ from llama_convert.convert.containers.gguf import read_gguf
 from llama_convert.convert.containers.slices import LocalFile
 from llama_convert.convert.errors import CheckpointError, UsageError
 from llama_convert.convert.outputs import Request
+from llama_convert.convert.special_names import read_special_names
 from llama_convert.convert.tokenizers.added import AddedToken, NamedVocabulary, added_tokens
 from llama_convert.convert.tokenizers.chat import chat_template
 from llama_convert.convert.tokenizers.gguf_reading import read_gguf_vocabulary
@@ -113,7 +114,7 @@ def _tiktoken(source: Checkpoint, request: Request) -> NamedVocabulary:
 def _special_names(source: Checkpoint, vocabulary: TiktokenVocabulary, request: Request) -> tuple[str, ...]:
     version = source.version.name
     if request.special_tokens is None:
-        return special_tokens(version)
+        return read_special_names(_path(source).parent) or special_tokens(version)
     return replace_names(
         request.special_tokens,
         version=version,

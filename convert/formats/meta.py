@@ -11,12 +11,15 @@ from pathlib import Path
 from llama_convert.convert.architecture import LlamaConfig, Role, RopeScaling, Rotary, Weight
 from llama_convert.convert.checklist import check_listed
 from llama_convert.convert.checkpoint import Checkpoint, TokenizerFile
+from llama_convert.convert.claims import read_claims
 from llama_convert.convert.containers.pth import read_pth
 from llama_convert.convert.containers.slices import LocalFile, TensorFile
 from llama_convert.convert.errors import CheckpointError, counted
 from llama_convert.convert.format import Assertions, Format, Head
+from llama_convert.convert.formats.meta_fp8 import read_scaled
 from llama_convert.convert.formats.meta_params import Params, read_params
 from llama_convert.convert.formats.meta_shards import copies_of_kv_heads, is_tied, merge
+from llama_convert.convert.formats.meta_writer import write_meta
 from llama_convert.convert.reading import collect
 from llama_convert.convert.tokenizers.kinds import TokenizerKind, sniff
 from llama_convert.convert.versions import VERSIONS, Evidence, Version, confirm, fitting, rope_scaling
@@ -38,19 +41,21 @@ def open_meta(form: Format, folder: Path, assertions: Assertions) -> Checkpoint:
     params = read_params(folder)
     check_listed(folder)
     files = _open_shards(folder)
-    merged = merge(form, files, params)
+    scales, scaled = read_scaled(form, files)
+    merged = merge(form, files, params, scaled)
     tokenizer = _tokenizer(folder)
     kv_copies = copies_of_kv_heads(merged, params)
+    kv_heads = merged[Weight(Role.KEY, 0)].whole().shape[0] // params.head_dim // kv_copies
     tied = is_tied(merged)
-    evidence = _evidence(params, tokenizer, tied)
+    evidence = _evidence(params, tokenizer, grouped=kv_heads < params.heads, tied=tied)
     _check_tokenizer(evidence, tokenizer)
-    versions = confirm(assertions.llama_version, fitting(evidence), evidence)
+    versions = _claimed(folder, confirm(assertions.llama_version, fitting(evidence), evidence))
     config = LlamaConfig(
         hidden_size=params.hidden_size,
         intermediate_size=merged[Weight(Role.GATE, 0)].whole().shape[0],
         layers=params.layers,
         heads=params.heads,
-        kv_heads=merged[Weight(Role.KEY, 0)].whole().shape[0] // params.head_dim // kv_copies,
+        kv_heads=kv_heads,
         head_dim=params.head_dim,
         vocab_size=merged[Weight(Role.TOKENS)].whole().shape[0],
         norm_eps=params.norm_eps,
@@ -65,7 +70,7 @@ def open_meta(form: Format, folder: Path, assertions: Assertions) -> Checkpoint:
         config=config,
         versions=versions,
         parts=merged,
-        files=files,
+        files=(*files, *scales),
         tokenizer=tokenizer,
         dtype=merged[Weight(Role.TOKENS)].whole().dtype,
         rotary=form.rotary,
@@ -131,7 +136,7 @@ def _check_tokenizer(evidence: Evidence, tokenizer: TokenizerFile | None) -> Non
         )
 
 
-def _evidence(params: Params, tokenizer: TokenizerFile | None, tied: bool) -> Evidence:
+def _evidence(params: Params, tokenizer: TokenizerFile | None, *, grouped: bool, tied: bool) -> Evidence:
     kind = tokenizer.kind if tokenizer else params.likely_tokenizer
     # The defaults of Meta's code: theta was not a parameter before Code Llama, and is 500000 in Llama 3's.
     default_theta = 500000.0 if kind is TokenizerKind.TIKTOKEN else 10000.0
@@ -143,9 +148,15 @@ def _evidence(params: Params, tokenizer: TokenizerFile | None, tied: bool) -> Ev
         norm_eps=params.norm_eps,
         hidden_size=params.hidden_size,
         layers=params.layers,
-        grouped=params.kv_heads not in (None, params.heads),
+        grouped=grouped,
         tied=tied,
     )
+
+
+def _claimed(folder: Path, fits: tuple[Version, ...]) -> tuple[Version, ...]:
+    """The version that a converted folder says it is of, where that is among those that fit."""
+    claimed = read_claims(folder).llama_version
+    return tuple(version for version in fits if version.name == claimed) or fits
 
 
 def _factor_note(scaling: RopeScaling | None, versions: tuple[Version, ...]) -> tuple[str, ...]:
@@ -182,4 +193,6 @@ META = Format(
     ignored=("rope.freqs", "layers.{layer}.attention.inner_attention.rope.freqs"),
     recognises=recognises,
     opener=open_meta,
+    writer=write_meta,
+    options=("shards",),
 )

@@ -9,6 +9,7 @@ from typing import Any
 
 from llama_convert.convert.architecture import MOST_LAYERS
 from llama_convert.convert.errors import CheckpointError
+from llama_convert.convert.formats.meta_sizes import intermediate_size
 from llama_convert.convert.json_files import no_numbers, read_object
 from llama_convert.convert.tokenizers.kinds import TokenizerKind
 
@@ -107,13 +108,9 @@ def _refuse_foreign(path: Path, values: Mapping[str, Any]) -> None:
 
 
 def _intermediate_size(values: Mapping[str, Any]) -> int | None:
-    """Meta's formula; exact integers in the order Meta's code rounds them. None where it has no terms."""
-    multiple, factor = values.get("multiple_of"), values.get("ffn_dim_multiplier")
-    if not multiple:
-        return None
-    size = int(2 * 4 * values["dim"] / 3)
-    size = int((1 if factor is None else factor) * size)
-    return int(multiple * ((size + multiple - 1) // multiple))
+    """What Meta's formula gives; None where it has no terms."""
+    multiple = values.get("multiple_of")
+    return intermediate_size(values["dim"], multiple, values.get("ffn_dim_multiplier")) if multiple else None
 
 
 def _check_sizes(params: Params) -> None:

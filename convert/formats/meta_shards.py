@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from llama_convert.convert.architecture import LAYER_ROLES, NORM_ROLES, Role, Weight
 from llama_convert.convert.blocks import same
 from llama_convert.convert.checkpoint import Parts
-from llama_convert.convert.containers.slices import FLOATS, DType, TensorFile
+from llama_convert.convert.containers.slices import FLOATS, DType, Scaled, TensorFile, TensorSlice
 from llama_convert.convert.errors import CheckpointError, counted
 from llama_convert.convert.expressions import stored
 from llama_convert.convert.format import Format
@@ -15,7 +15,7 @@ from llama_convert.convert.formats.meta_params import Params
 
 # A fact of Meta's layers: ColumnParallelLinear splits the outputs (rows of the weight), RowParallelLinear
 # the inputs. The embedding is not listed: Llama 3 splits its vocabulary, Llama 1 and 2 its features.
-_AXES = {
+AXES = {
     Role.QUERY: 0,
     Role.KEY: 0,
     Role.VALUE: 0,
@@ -25,22 +25,28 @@ _AXES = {
     Role.DOWN: 1,
     Role.HEAD: 0,
 }
+Piece = TensorSlice | Scaled
+
 _VISION_OR_4 = ("vision_model.", "text_model.", "layers.0.feed_forward.experts.", "layers.0.attention.wqkv.")
 _QUANTISED = (DType.FLOAT8_E4M3, DType.FLOAT8_E5M2, DType.INT8, DType.UINT8, DType.INT32)
 
 
-def merge(form: Format, files: Sequence[TensorFile], params: Params) -> dict[Weight, Parts]:
+def merge(
+    form: Format, files: Sequence[TensorFile], params: Params, scaled: Sequence[Mapping[str, Scaled]]
+) -> dict[Weight, Parts]:
     """Every weight with its part in every shard and the axis on which the parts meet.
 
+    scaled: for each shard, its matrices whose scales lie in a file apart, by name.
     Raises CheckpointError: foreign tensors, names missing or unknown in any shard, shapes that contradict
     params.json or each other, too few or too many shards, norms that differ between shards.
     """
-    _refuse_foreign(files)
+    _refuse_foreign(files, scaled)
     _check_names(form, files, params)
-    _check_kinds(form, files, params)
+    _check_kinds(form, files, params, scaled)
     _check_shard_count(form, files, params)
+    shards: list[dict[str, Piece]] = [{**file.tensors, **own} for file, own in zip(files, scaled, strict=True)]
     parts = {
-        weight: Parts(tuple(file.tensors[form.name_of(weight)] for file in files), _axis(weight, form, files, params))
+        weight: Parts(tuple(shard[form.name_of(weight)] for shard in shards), _axis(weight, form, files, params))
         for weight in _expected(params)
     }
     _check_shapes(form, parts, params)
@@ -54,7 +60,7 @@ def _expected(params: Params) -> Iterator[Weight]:
     yield from (Weight(role, layer) for layer in range(params.layers) for role in LAYER_ROLES)
 
 
-def _refuse_foreign(files: Sequence[TensorFile]) -> None:
+def _refuse_foreign(files: Sequence[TensorFile], scaled: Sequence[Mapping[str, Scaled]]) -> None:
     for file in files:
         if any(name.startswith(_VISION_OR_4) for name in file.tensors):
             raise CheckpointError(
@@ -63,9 +69,9 @@ def _refuse_foreign(files: Sequence[TensorFile]) -> None:
             )
     found = [
         f"{file.path.name}: {name} is {tensor.dtype.label}"
-        for file in files
+        for file, own in zip(files, scaled, strict=True)
         for name, tensor in file.tensors.items()
-        if tensor.dtype in _QUANTISED
+        if tensor.dtype in _QUANTISED and name not in own
     ]
     if found:
         raise CheckpointError(
@@ -97,15 +103,18 @@ def _listed(names: Sequence[str], files: Sequence[TensorFile]) -> str:
     return "every shard" if len(names) == len(files) > 1 else ", ".join(names)
 
 
-def _check_kinds(form: Format, files: Sequence[TensorFile], params: Params) -> None:
+def _check_kinds(
+    form: Format, files: Sequence[TensorFile], params: Params, scaled: Sequence[Mapping[str, Scaled]]
+) -> None:
     """Element types of weights, and as many axes as a vector or a matrix has: later checks go by the shapes."""
     problems = []
-    for file in files:
+    for file, own in zip(files, scaled, strict=True):
         for weight in _expected(params):
-            tensor, axes = file.tensors[form.name_of(weight)], 1 if weight.role in NORM_ROLES else 2
-            if tensor.dtype not in FLOATS or len(tensor.shape) != axes:
+            name, axes = form.name_of(weight), 1 if weight.role in NORM_ROLES else 2
+            tensor = file.tensors[name]
+            if (tensor.dtype not in FLOATS and name not in own) or len(tensor.shape) != axes:
                 problems.append(
-                    f"{form.name_of(weight)} in {file.path.name} is {tensor.dtype.label} {tensor.shape}, "
+                    f"{name} in {file.path.name} is {tensor.dtype.label} {tensor.shape}, "
                     f"wanted {' or '.join(dtype.label for dtype in FLOATS)} with {axes} axes"
                 )
     if problems:
@@ -147,7 +156,7 @@ def _axis(weight: Weight, form: Format, files: Sequence[TensorFile], params: Par
     if weight.role in NORM_ROLES:
         return None
     if weight.role is not Role.TOKENS:
-        return _AXES[weight.role]
+        return AXES[weight.role]
     shape = files[0].tensors[form.name_of(weight)].shape
     return 0 if shape[-1] == params.hidden_size else 1
 

@@ -31,7 +31,7 @@ NAMES = special_tokens("3")
         (["--shard-size", "-1"], "--shard-size -1: not a size"),
         (["--shard_size", "9" * 400], "not a size"),
         (["--to", "onnx"], "onnx: no such format"),
-        (["--to", "meta"], "can be read but not written"),
+        (["--to", "meta", "--shards", "5"], "--shards 5: 12 heads cannot be dealt out evenly"),
         (["--frobnicate"], "No such option: --frobnicate"),
         (["extra"], "unexpected extra argument"),
         (["--special-tokens", "a", "b"], "2 names for 256 ids"),
