@@ -30,8 +30,15 @@ _ROTATED = "llama.rope.dimension_count"
 _EPS = "llama.attention.layer_norm_rms_epsilon"
 _THETA = "llama.rope.freq_base"
 _DEFAULT_THETA = 10000.0  # what llama.cpp takes where the key is absent, as in files of Llama 1 and 2
-# What only other models have: experts, or wavelengths stretched in another way.
-_FOREIGN = ("llama.expert_count", "llama.rope.scaling.type")
+# What only other models have: experts, or wavelengths stretched in another way. With a factor of another kind
+# llama.cpp takes "linear" where no type is given.
+_FOREIGN = (
+    "llama.expert_count",
+    "llama.rope.scaling.type",
+    "llama.rope.scaling.factor",
+    "llama.rope.scaling.attn_factor",
+    "llama.rope.scale_linear",
+)
 _LOW, _HIGH = 1.0, 4.0  # of every released model; rope_freqs holds no more than their effect
 _TOLERANCE = 1e-4  # relative: divisors were computed in float32, with a power among the operations
 
@@ -41,12 +48,12 @@ def config_values(config: LlamaConfig) -> dict[str, Scalar]:
     values = {key: Scalar(Kind.UINT32, getattr(config, field)) for field, key in _SIZES.items()}
     return values | {
         _KV_HEADS: Scalar(Kind.UINT32, config.kv_heads),
-        _KEY_LENGTH: Scalar(Kind.UINT32, config.head_dim),
-        _VALUE_LENGTH: Scalar(Kind.UINT32, config.head_dim),
         _THETA: Scalar(Kind.FLOAT32, config.rope_theta),
         _EPS: Scalar(Kind.FLOAT32, config.norm_eps),
-        _ROTATED: Scalar(Kind.UINT32, config.head_dim),
+        _KEY_LENGTH: Scalar(Kind.UINT32, config.head_dim),
+        _VALUE_LENGTH: Scalar(Kind.UINT32, config.head_dim),
         "llama.vocab_size": Scalar(Kind.UINT32, config.vocab_size),
+        _ROTATED: Scalar(Kind.UINT32, config.head_dim),
     }
 
 
@@ -108,7 +115,7 @@ def _is_positive(value: Any) -> bool:
 
 
 def _says(values: Mapping[str, Any], key: str) -> bool:
-    return values.get(key) not in (None, 0, "none")
+    return values.get(key) not in (None, 0, 1, "none")
 
 
 def _misfits(values: Mapping[str, Any]) -> list[str]:
