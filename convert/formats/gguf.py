@@ -22,7 +22,7 @@ from llama_convert.convert.containers.slices import FLOATS, DType, TensorFile
 from llama_convert.convert.errors import CheckpointError
 from llama_convert.convert.expressions import Stored
 from llama_convert.convert.format import Assertions, Format, Head
-from llama_convert.convert.formats.gguf_config import read_config
+from llama_convert.convert.formats.gguf_config import read_config, refuse_foreign
 from llama_convert.convert.formats.gguf_files import ROPE_FREQS, write_gguf
 from llama_convert.convert.tokenizers.gguf_vocabulary import (
     BEGIN_ID,
@@ -59,6 +59,7 @@ def open_gguf(form: Format, path: Path, assertions: Assertions) -> Checkpoint:
     parts = read_split(_only_file(path) if path.is_dir() else path)
     files = [part.file for part in parts]
     values = parts[0].plain()
+    refuse_foreign(files[0].path, values)
     tokens = _tokens_shape(form, path, files)
     tied = all(form.names[Role.HEAD] not in file.tensors for file in files)
     config = read_config(path, values, rows=tokens[0], tied=tied, divisors=_divisors(files))
@@ -97,7 +98,7 @@ def _tokens_shape(form: Format, path: Path, files: Sequence[TensorFile]) -> tupl
     for file in files:
         if name in file.tensors:
             return file.tensors[name].shape
-    raise CheckpointError(f"{path}: has no {name}", advice="Is this a whole model, and not an adapter or a vocabulary?")
+    raise CheckpointError(f"{path}: has no {name}", advice="Is it a vocabulary alone? Give a whole model.")
 
 
 def _divisors(files: Sequence[TensorFile]) -> NDArray[np.float32] | None:

@@ -65,7 +65,7 @@ def read_config(
     rows: of the embedding. divisors: what rope_freqs holds; None without it.
     Raises CheckpointError with all that is missing or wrong, or makes it another model.
     """
-    _check(path, values)
+    _check_sizes(path, values)
     sizes = {field: values[key] for field, key in _SIZES.items()}
     head_dim = values.get(_KEY_LENGTH) or sizes["hidden_size"] // sizes["heads"]
     theta = decimal(values.get(_THETA, _DEFAULT_THETA))
@@ -86,13 +86,22 @@ def decimal(value: float) -> float:
     return float(str(np.float32(value)))
 
 
-def _check(path: Path, values: Mapping[str, Any]) -> None:
-    architecture = values.get("general.architecture")
+def refuse_foreign(path: Path, values: Mapping[str, Any]) -> None:
+    """CheckpointError where the file is no model, or one of another architecture, by what it calls itself."""
+    kind, architecture = values.get("general.type", "model"), values.get("general.architecture")
+    if kind != "model":
+        raise CheckpointError(
+            f"{path}: this is no model: its general.type is {kind!r:.80}",
+            advice="Give the GGUF file of the text model that it belongs to.",
+        )
     if architecture != ARCHITECTURE:
         raise CheckpointError(
-            f"{path}: general.architecture is {architecture!r}, wanted {ARCHITECTURE!r}",
+            f"{path}: general.architecture is {architecture!r:.80}, wanted {ARCHITECTURE!r}",
             advice="Supported are the text models Llama 1 to 3.3, Code Llama and Llama Guard 1 to 3.",
         )
+
+
+def _check_sizes(path: Path, values: Mapping[str, Any]) -> None:
     whole = [*_SIZES.values(), *(key for key in (_KV_HEADS, _KEY_LENGTH, _ROTATED) if key in values)]
     problems = [f"{key}: missing" for key in (*_SIZES.values(), _EPS) if key not in values]
     problems += [f"{key} is {values[key]!r:.80}" for key in whole if key in values and not _is_size(values[key])]

@@ -1,15 +1,17 @@
-"""Bytes of tensors, and how files are damaged."""
+"""Bytes of tensors, how files are damaged, and a whole conversion."""
 
 from __future__ import annotations
 
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
+from llama_convert.convert import Request, convert_checkpoint, plan_conversion
 from llama_convert.convert.containers.slices import DType, TensorSlice
 
 EDITS = st.lists(
@@ -57,3 +59,9 @@ def gather(tensor: TensorSlice) -> bytes:
     )
     starts = tensor.offset + places.reshape(-1, 1) * tensor.dtype.nbytes
     return content[starts + np.arange(tensor.dtype.nbytes)].tobytes()
+
+
+def converted(source: Path, target: Path, to: str, version: str | None = None, **request: Any) -> Path:
+    """The folder that the conversion wrote. request: what else is wanted of it."""
+    plan = plan_conversion(source, to=to, request=Request(**request), llama_version=version)
+    return convert_checkpoint(plan, target).folder

@@ -15,23 +15,19 @@ import torch
 from gguf import GGMLQuantizationType as Type
 from safetensors.torch import load_file
 
-from llama_convert.convert import Request, convert_checkpoint, plan_conversion
+from llama_convert.convert import convert_checkpoint, plan_conversion
 from llama_convert.convert.containers.slices import DType
 from llama_convert.convert.errors import CheckpointError
 from llama_convert.convert.formats import open_checkpoint
 from tests.checkpoints import CASES, Case, MetaModel, random_model
 from tests.convert import gguf_models
 from tests.convert.gguf_models import gguf_name, rope_divisors, write_theirs
+from tests.convert.support import converted
 
 BY_NAME = {case.name: case for case in CASES}
 QUANTISED = [kind for kind, (block, _) in gguf.GGML_QUANT_SIZES.items() if block > 1]
 NOT_MODELS = ("Q8_1", "Q8_K", "Q1_0")  # of activations, or too new to be read
 Checkpoint = Callable[[Case], Path]
-
-
-def converted(source: Path, target: Path, to: str, version: str | None = None, **request: Any) -> Path:
-    plan = plan_conversion(source, to=to, request=Request(**request), llama_version=version)
-    return convert_checkpoint(plan, target).folder
 
 
 def small_files(folder: Path) -> dict[str, bytes]:
