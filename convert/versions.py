@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from llama_convert.convert.architecture import LlamaConfig, RopeScaling
 from llama_convert.convert.errors import CheckpointError, UsageError
+from llama_convert.convert.rope import released_scaling
 from llama_convert.convert.tokenizers.kinds import TokenizerKind
 
 
@@ -160,6 +161,4 @@ def rope_scaling(version: Version, evidence: Evidence) -> RopeScaling | None:
         version = VERSIONS["3.2"]
     if version.rope_factor is None:
         raise AssertionError(f"{version.name} is not among the versions that fit a scaled checkpoint")
-    return RopeScaling(
-        factor=version.rope_factor, low_frequency_factor=1.0, high_frequency_factor=4.0, original_context=8192
-    )
+    return released_scaling(version.rope_factor)

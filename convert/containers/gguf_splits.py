@@ -24,6 +24,15 @@ def split_name(stem: str, number: int, count: int) -> str:
     return f"{stem}-{number:05}-of-{count:05}.gguf"
 
 
+def one_of_each(paths: Sequence[Path]) -> list[Path]:
+    """Of each model the first file that is there; files are parts of one model where their names say so."""
+    found: dict[tuple[str, str | None], Path] = {}
+    for path in paths:
+        match = _NAME.fullmatch(path.name)
+        found.setdefault((match["stem"], match["count"]) if match else (path.name, None), path)
+    return list(found.values())
+
+
 def split_metadata(number: int, count: int, tensors: int) -> dict[str, Scalar]:
     """The keys that each part ends its metadata with. number: from 1. tensors: in all parts together."""
     return {

@@ -17,21 +17,29 @@ from llama_convert.convert.architecture import Role, Rotary, Weight
 from llama_convert.convert.assembly import assemble, widened_norms
 from llama_convert.convert.blocks import OpenFiles, read
 from llama_convert.convert.checkpoint import Checkpoint, Conventions, TokenizerFile
-from llama_convert.convert.containers.gguf_splits import read_split
+from llama_convert.convert.containers.gguf_splits import one_of_each, read_split
 from llama_convert.convert.containers.slices import FLOATS, DType, TensorFile
 from llama_convert.convert.errors import CheckpointError
 from llama_convert.convert.expressions import Stored
 from llama_convert.convert.format import Assertions, Format, Head
-from llama_convert.convert.formats.gguf_config import read_config
+from llama_convert.convert.formats.gguf_config import read_config, refuse_foreign
 from llama_convert.convert.formats.gguf_files import ROPE_FREQS, write_gguf
-from llama_convert.convert.tokenizers.gguf_vocabulary import BEGIN_ID, END_ID, MODEL, PAD_ID, PIECES_MODEL, TOKENS
+from llama_convert.convert.tokenizers.gguf_vocabulary import (
+    BEGIN_ID,
+    END_ID,
+    MODEL,
+    PAD_ID,
+    PIECES_MODEL,
+    RANKS_MODEL,
+    TOKENS,
+)
 from llama_convert.convert.tokenizers.kinds import TokenizerKind
 from llama_convert.convert.versions import confirm, evidence_of, fitting
 
 _DTYPES = (*FLOATS, *(dtype for dtype in DType if dtype.block > 1))
-# The tokens at which an answer ends in chat models of Llama 3; the file names one of them only.
-_ENDS = ("<|end_of_text|>", "<|eom_id|>", "<|eot_id|>")
-_FIRST_PART = "-00001-of-"
+# The tokens at which an answer of a chat model ends; the file names one of them only.
+_ENDS = {RANKS_MODEL: ("<|end_of_text|>", "<|eom_id|>", "<|eot_id|>"), PIECES_MODEL: ("</s>", "<step>")}
+_END_OF_TURN = "<|eot_id|>"  # where this is the end, the model is one for chats, with a template or without
 
 
 def recognises(path: Path) -> bool:
@@ -51,9 +59,10 @@ def open_gguf(form: Format, path: Path, assertions: Assertions) -> Checkpoint:
     parts = read_split(_only_file(path) if path.is_dir() else path)
     files = [part.file for part in parts]
     values = parts[0].plain()
+    refuse_foreign(files[0].path, values)
     tokens = _tokens_shape(form, path, files)
     tied = all(form.names[Role.HEAD] not in file.tensors for file in files)
-    config = read_config(path, values, rows=tokens[0], tied=tied, divisors=_divisors(files))
+    config = read_config(path, values, rows=tokens[0], tied=tied, stretched=_divisors(files))
     found = assemble(form, path, files, config, said_by="its header", dtypes=_DTYPES)
     own = found[Weight(Role.TOKENS)].whole().dtype
     dtype = own if own in FLOATS else DType.BFLOAT16
@@ -74,15 +83,14 @@ def open_gguf(form: Format, path: Path, assertions: Assertions) -> Checkpoint:
 
 
 def _only_file(folder: Path) -> Path:
-    paths = sorted(folder.glob("*.gguf"))
-    first = [path for path in paths if _FIRST_PART in path.name] or paths
-    if len(first) > 1 or (first != paths and any("-of-" not in path.name for path in paths)):
+    found = one_of_each(sorted(folder.glob("*.gguf")))
+    if len(found) > 1:
         raise CheckpointError(
             f"{folder}: holds several GGUF models",
-            problems=[path.name for path in first],
+            problems=[path.name for path in found],
             advice="Give the file itself.",
         )
-    return first[0]
+    return found[0]
 
 
 def _tokens_shape(form: Format, path: Path, files: Sequence[TensorFile]) -> tuple[int, ...]:
@@ -90,7 +98,7 @@ def _tokens_shape(form: Format, path: Path, files: Sequence[TensorFile]) -> tupl
     for file in files:
         if name in file.tensors:
             return file.tensors[name].shape
-    raise CheckpointError(f"{path}: has no {name}", advice="Is this a whole model, and not an adapter or a vocabulary?")
+    raise CheckpointError(f"{path}: has no {name}", advice="Is it a vocabulary alone? Give a whole model.")
 
 
 def _divisors(files: Sequence[TensorFile]) -> NDArray[np.float32] | None:
@@ -113,7 +121,7 @@ def _conventions(values: Mapping[str, Any]) -> Conventions:
     return Conventions(
         begin=_id(values, BEGIN_ID),
         end=end,
-        ends=_ends(values, end) if template else () if end is None else (end,),
+        ends=() if end is None else _ends(values, end),
         pad=_id(values, PAD_ID),
         chat_template=template if isinstance(template, str) else None,
     )
@@ -124,11 +132,14 @@ def _id(values: Mapping[str, Any], key: str) -> int | None:
     return found if type(found) is int else None
 
 
-def _ends(values: Mapping[str, Any], end: int | None) -> tuple[int, ...]:
-    """All ends of a chat model of Llama 3, found by their names; the one that the file gives is among them."""
-    texts = {text: number for number, text in enumerate(values.get(TOKENS, ())) if text in _ENDS}
-    found = tuple(texts[text] for text in _ENDS if text in texts)
-    return found if end in found else () if end is None else (end,)
+def _ends(values: Mapping[str, Any], end: int) -> tuple[int, ...]:
+    """Where an answer is over: of a chat model every end there is, by their names; else the one that is given."""
+    names, tokens = _ENDS.get(str(values.get(MODEL)), ()), values.get(TOKENS)
+    listed = tokens if isinstance(tokens, (list, tuple)) else ()
+    numbers = {text: number for number, text in enumerate(listed) if text in names}
+    chat = "tokenizer.chat_template" in values or numbers.get(_END_OF_TURN) == end
+    found = tuple(numbers[text] for text in names if text in numbers)
+    return found if chat and end in found else (end,)
 
 
 GGUF = Format(

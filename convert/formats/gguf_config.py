@@ -15,6 +15,13 @@ from numpy.typing import NDArray
 from llama_convert.convert.architecture import MOST_LAYERS, LlamaConfig, RopeScaling
 from llama_convert.convert.containers.gguf_values import Kind, Scalar
 from llama_convert.convert.errors import CheckpointError
+from llama_convert.convert.rope import (
+    HIGH_FREQUENCY_FACTOR,
+    LOW_FREQUENCY_FACTOR,
+    divisors,
+    frequencies,
+    released_scaling,
+)
 
 ARCHITECTURE = "llama"
 _SIZES = {
@@ -30,9 +37,15 @@ _ROTATED = "llama.rope.dimension_count"
 _EPS = "llama.attention.layer_norm_rms_epsilon"
 _THETA = "llama.rope.freq_base"
 _DEFAULT_THETA = 10000.0  # what llama.cpp takes where the key is absent, as in files of Llama 1 and 2
-# What only other models have: experts, or wavelengths stretched in another way.
-_FOREIGN = ("llama.expert_count", "llama.rope.scaling.type")
-_LOW, _HIGH = 1.0, 4.0  # of every released model; rope_freqs holds no more than their effect
+# What only other models have: experts, or wavelengths stretched in another way. With a factor of another kind
+# llama.cpp takes "linear" where no type is given.
+_FOREIGN = (
+    "llama.expert_count",
+    "llama.rope.scaling.type",
+    "llama.rope.scaling.factor",
+    "llama.rope.scaling.attn_factor",
+    "llama.rope.scale_linear",
+)
 _TOLERANCE = 1e-4  # relative: divisors were computed in float32, with a power among the operations
 
 
@@ -41,24 +54,24 @@ def config_values(config: LlamaConfig) -> dict[str, Scalar]:
     values = {key: Scalar(Kind.UINT32, getattr(config, field)) for field, key in _SIZES.items()}
     return values | {
         _KV_HEADS: Scalar(Kind.UINT32, config.kv_heads),
-        _KEY_LENGTH: Scalar(Kind.UINT32, config.head_dim),
-        _VALUE_LENGTH: Scalar(Kind.UINT32, config.head_dim),
         _THETA: Scalar(Kind.FLOAT32, config.rope_theta),
         _EPS: Scalar(Kind.FLOAT32, config.norm_eps),
-        _ROTATED: Scalar(Kind.UINT32, config.head_dim),
+        _KEY_LENGTH: Scalar(Kind.UINT32, config.head_dim),
+        _VALUE_LENGTH: Scalar(Kind.UINT32, config.head_dim),
         "llama.vocab_size": Scalar(Kind.UINT32, config.vocab_size),
+        _ROTATED: Scalar(Kind.UINT32, config.head_dim),
     }
 
 
 def read_config(
-    path: Path, values: Mapping[str, Any], *, rows: int, tied: bool, divisors: NDArray[np.float32] | None
+    path: Path, values: Mapping[str, Any], *, rows: int, tied: bool, stretched: NDArray[np.float32] | None
 ) -> LlamaConfig:
     """The sizes in a GGUF file's keys.
 
-    rows: of the embedding. divisors: what rope_freqs holds; None without it.
+    rows: of the embedding. stretched: what rope_freqs holds; None without it.
     Raises CheckpointError with all that is missing or wrong, or makes it another model.
     """
-    _check(path, values)
+    _check_sizes(path, values)
     sizes = {field: values[key] for field, key in _SIZES.items()}
     head_dim = values.get(_KEY_LENGTH) or sizes["hidden_size"] // sizes["heads"]
     theta = decimal(values.get(_THETA, _DEFAULT_THETA))
@@ -69,7 +82,7 @@ def read_config(
         vocab_size=rows,
         norm_eps=decimal(values[_EPS]),
         rope_theta=theta,
-        rope_scaling=_scaling(path, divisors, theta, head_dim),
+        rope_scaling=_scaling(path, stretched, theta, head_dim),
         tied=tied,
     )
 
@@ -79,13 +92,22 @@ def decimal(value: float) -> float:
     return float(str(np.float32(value)))
 
 
-def _check(path: Path, values: Mapping[str, Any]) -> None:
-    architecture = values.get("general.architecture")
+def refuse_foreign(path: Path, values: Mapping[str, Any]) -> None:
+    """CheckpointError where the file is no model, or one of another architecture, by what it calls itself."""
+    kind, architecture = values.get("general.type", "model"), values.get("general.architecture")
+    if kind != "model":
+        raise CheckpointError(
+            f"{path}: this is no model: its general.type is {kind!r:.80}",
+            advice="Give the GGUF file of the text model that it belongs to.",
+        )
     if architecture != ARCHITECTURE:
         raise CheckpointError(
-            f"{path}: general.architecture is {architecture!r}, wanted {ARCHITECTURE!r}",
+            f"{path}: general.architecture is {architecture!r:.80}, wanted {ARCHITECTURE!r}",
             advice="Supported are the text models Llama 1 to 3.3, Code Llama and Llama Guard 1 to 3.",
         )
+
+
+def _check_sizes(path: Path, values: Mapping[str, Any]) -> None:
     whole = [*_SIZES.values(), *(key for key in (_KV_HEADS, _KEY_LENGTH, _ROTATED) if key in values)]
     problems = [f"{key}: missing" for key in (*_SIZES.values(), _EPS) if key not in values]
     problems += [f"{key} is {values[key]!r:.80}" for key in whole if key in values and not _is_size(values[key])]
@@ -108,7 +130,7 @@ def _is_positive(value: Any) -> bool:
 
 
 def _says(values: Mapping[str, Any], key: str) -> bool:
-    return values.get(key) not in (None, 0, "none")
+    return values.get(key) not in (None, 0, 1, "none")
 
 
 def _misfits(values: Mapping[str, Any]) -> list[str]:
@@ -125,50 +147,32 @@ def _misfits(values: Mapping[str, Any]) -> list[str]:
 
 
 def rope_divisors(config: LlamaConfig) -> NDArray[np.float32]:
-    """What each rotary frequency is divided by, (head_dim / 2,): 1 for short wavelengths, the factor for long."""
-    if config.rope_scaling is None:
-        return np.ones(config.head_dim // 2, np.float32)
-    return _divisors(config.rope_scaling, config.rope_theta, config.head_dim).astype(np.float32)
+    """What each rotary frequency is divided by, (head_dim / 2,), as rope_freqs.weight holds it."""
+    return divisors(config.rope_scaling, config.rope_theta, config.head_dim).astype(np.float32)
 
 
-def _divisors(scaling: RopeScaling, theta: float, head_dim: int) -> NDArray[np.float64]:
-    turns = scaling.original_context / _wavelengths(theta, head_dim)
-    low, high = scaling.low_frequency_factor, scaling.high_frequency_factor
-    smooth = np.clip((turns - low) / (high - low), 0.0, 1.0)
-    return 1 / ((1 - smooth) / scaling.factor + smooth)
-
-
-def _wavelengths(theta: float, head_dim: int) -> NDArray[np.float64]:
-    """In positions, the shortest first."""
-    return 2 * np.pi * theta ** (np.arange(0, head_dim, 2) / head_dim)
-
-
-def _scaling(path: Path, divisors: NDArray[np.float32] | None, theta: float, head_dim: int) -> RopeScaling | None:
+def _scaling(path: Path, stored: NDArray[np.float32] | None, theta: float, head_dim: int) -> RopeScaling | None:
     """The scaling that gives these divisors; recomputed from what is recovered, they must come out again."""
-    if divisors is None or (divisors == 1).all():
+    if stored is None or (stored == 1).all():
         return None
     scaling = None
-    if divisors.shape == (head_dim // 2,) and np.isfinite(divisors).all() and divisors.min() >= 1:
-        scaling = _recovered(divisors.astype(np.float64), theta, head_dim)
-    if scaling is None or not np.allclose(_divisors(scaling, theta, head_dim), divisors, rtol=_TOLERANCE, atol=0):
+    if stored.shape == (head_dim // 2,) and np.isfinite(stored).all() and stored.min() >= 1:
+        scaling = _recovered(stored.astype(np.float64), theta, head_dim)
+    if scaling is None or not np.allclose(divisors(scaling, theta, head_dim), stored, rtol=_TOLERANCE, atol=0):
         raise CheckpointError(
-            f"{path}: rope_freqs.weight is not Llama 3.1's scaling (low factor {_LOW:g}, high factor {_HIGH:g})",
+            f"{path}: rope_freqs.weight is not Llama 3.1's scaling, for any factor or context",
             advice="Supported are Llama 3.1, 3.2, 3.3 and Guard 3, and models without scaling.",
         )
     return scaling
 
 
-def _recovered(divisors: NDArray[np.float64], theta: float, head_dim: int) -> RopeScaling:
+def _recovered(stored: NDArray[np.float64], theta: float, head_dim: int) -> RopeScaling | None:
     """The factor is the largest divisor; between one and it, a divisor tells the context trained on before."""
-    factor = decimal(float(divisors.max()))
-    between = (divisors > 1 + _TOLERANCE) & (divisors < factor * (1 - _TOLERANCE))
-    contexts = [8192.0]
-    if between.any():
-        smooth = (1 / divisors[between] - 1 / factor) / (1 - 1 / factor)
-        contexts = list(_wavelengths(theta, head_dim)[between] * (smooth * (_HIGH - _LOW) + _LOW))
-    return RopeScaling(
-        factor=factor,
-        low_frequency_factor=_LOW,
-        high_frequency_factor=_HIGH,
-        original_context=round(float(np.median(contexts))),
-    )
+    factor = decimal(float(stored.max()))
+    between = (stored > 1 + _TOLERANCE) & (stored < factor * (1 - _TOLERANCE))
+    if not between.any():
+        return released_scaling(factor)
+    unchanged = (1 / stored[between] - 1 / factor) / (1 - 1 / factor)
+    wavelengths = 2 * np.pi / frequencies(theta, head_dim)[between]
+    contexts = wavelengths * (unchanged * (HIGH_FREQUENCY_FACTOR - LOW_FREQUENCY_FACTOR) + LOW_FREQUENCY_FACTOR)
+    return released_scaling(factor, round(float(np.median(contexts))))

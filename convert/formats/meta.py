@@ -20,8 +20,9 @@ from llama_convert.convert.formats.meta_fp8 import read_scaled
 from llama_convert.convert.formats.meta_params import Params, read_params
 from llama_convert.convert.formats.meta_shards import copies_of_kv_heads, is_tied, merge
 from llama_convert.convert.formats.meta_writer import write_meta
+from llama_convert.convert.formats.tokenizer_files import find_tokenizer_model
 from llama_convert.convert.reading import collect
-from llama_convert.convert.tokenizers.kinds import TokenizerKind, sniff
+from llama_convert.convert.tokenizers.kinds import TokenizerKind
 from llama_convert.convert.versions import VERSIONS, Evidence, Version, confirm, fitting, rope_scaling
 
 _SHARD = re.compile(r"consolidated\.(\d\d)\.pth")
@@ -43,7 +44,7 @@ def open_meta(form: Format, folder: Path, assertions: Assertions) -> Checkpoint:
     files = _open_shards(folder)
     scales, scaled = read_scaled(form, files)
     merged = merge(form, files, params, scaled)
-    tokenizer = _tokenizer(folder)
+    tokenizer = find_tokenizer_model(folder)
     kv_copies = copies_of_kv_heads(merged, params)
     kv_heads = merged[Weight(Role.KEY, 0)].whole().shape[0] // params.head_dim // kv_copies
     tied = is_tied(merged)
@@ -116,15 +117,6 @@ def _check_stems(files: list[TensorFile]) -> None:
             problems=problems,
             advice="Give every shard the name it was saved under.",
         )
-
-
-def _tokenizer(folder: Path) -> TokenizerFile | None:
-    """Meta's downloads put it beside the shards or, for Llama 1 and 2, one folder above."""
-    for place in (folder, folder.resolve().parent):
-        path = place / "tokenizer.model"
-        if path.is_file():
-            return TokenizerFile(sniff(path), path)
-    return None
 
 
 def _check_tokenizer(evidence: Evidence, tokenizer: TokenizerFile | None) -> None:

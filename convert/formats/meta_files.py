@@ -7,14 +7,8 @@ from typing import Any
 
 from llama_convert.convert.architecture import LlamaConfig, RopeScaling
 from llama_convert.convert.checkpoint import Checkpoint
-from llama_convert.convert.errors import UsageError
 from llama_convert.convert.formats.meta_sizes import terms_for
-from llama_convert.convert.outputs import SideFile
-from llama_convert.convert.special_names import NAME, special_names_file
 from llama_convert.convert.tokenizers.kinds import TokenizerKind
-from llama_convert.convert.tokenizers.special_tokens import special_tokens
-from llama_convert.convert.tokenizers.tiktoken import TiktokenVocabulary
-from llama_convert.convert.tokens import Tokens
 from llama_convert.convert.versions import Evidence, Version, fitting, rope_scaling
 
 # What Meta's code takes where params.json of Llama 1 and 2 says nothing.
@@ -109,35 +103,3 @@ def _in_words(scaling: RopeScaling | None) -> str:
         f"factor {scaling.factor:g} ({scaling.low_frequency_factor:g} to {scaling.high_frequency_factor:g}, "
         f"{scaling.original_context:,} positions)"
     )
-
-
-def tokenizer_kind(tokens: Tokens) -> TokenizerKind:
-    """The kind that the tokenizer.model will be of."""
-    ranks = isinstance(tokens.named.vocabulary, TiktokenVocabulary)
-    return TokenizerKind.TIKTOKEN if ranks else TokenizerKind.SENTENCEPIECE
-
-
-def names_files(source: Checkpoint, tokens: Tokens) -> tuple[tuple[SideFile, ...], tuple[str, ...]]:
-    """`special_tokens.json` where the names are not the version's, and a sentence on it.
-
-    Rows of the embedding behind the last token get names, for Meta's tokenizers have one for every row.
-    Raises UsageError where a SentencePiece model, which holds all its pieces itself, has fewer than rows.
-    """
-    missing = tokens.rows - tokens.named.size
-    if tokenizer_kind(tokens) is TokenizerKind.SENTENCEPIECE:
-        if missing:
-            raise UsageError(
-                f"{tokens.file.path}: {tokens.named.size:,} tokens for {tokens.rows:,} rows of the embedding; "
-                "Meta's files have a token for every row",
-                advice="Convert to hf, which can have more rows.",
-            )
-        return (), ()
-    names = (*tokens.named.special, *_fillers(tokens.named.special, missing))
-    if names == special_tokens(source.version.name):
-        return (), ()
-    return (special_names_file(names),), (f"{NAME} holds the special tokens' names: Meta's own code has others.",)
-
-
-def _fillers(names: tuple[str, ...], count: int) -> list[str]:
-    free = (f"<|reserved_special_token_{number}|>" for number in range(len(names) + count))
-    return [name for name in free if name not in names][:count]

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from functools import partial
 
 from llama_convert.convert.architecture import LlamaConfig, Role, Weight
 from llama_convert.convert.checklist import write_checklist
 from llama_convert.convert.checkpoint import Checkpoint
-from llama_convert.convert.containers.pth_writer import Layout, archive_name, lay_out
 from llama_convert.convert.errors import UsageError, counted
 from llama_convert.convert.expressions import Expression, columns, rows
 from llama_convert.convert.format import Format
-from llama_convert.convert.formats.meta_files import misfits, names_files, notes, params_json, tokenizer_kind
+from llama_convert.convert.formats.meta_files import misfits, notes, params_json
 from llama_convert.convert.formats.meta_shards import AXES
-from llama_convert.convert.formats.tokenizer_files import tokenizer_model_file
+from llama_convert.convert.formats.pth_files import pth_file
+from llama_convert.convert.formats.tokenizer_files import tokenizer_kind, tokenizer_model_files
 from llama_convert.convert.json_files import json_file
-from llama_convert.convert.outputs import Output, Request, SideFile, Step, Tensor, WeightFile
+from llama_convert.convert.outputs import Output, Request, SideFile, Tensor, WeightFile
 from llama_convert.convert.plan import tensors
 from llama_convert.convert.tokenizers.kinds import TokenizerKind
 from llama_convert.convert.tokens import open_tokens
@@ -38,16 +37,15 @@ def write_meta(form: Format, source: Checkpoint, request: Request) -> Output:
     shards = 1 if request.shards is None else request.shards
     kind = tokenizer_kind(tokens)
     _check(source, kind, shards)
-    names, names_notes = names_files(source, tokens)
+    tokenizer, tokenizer_notes = tokenizer_model_files(source, tokens)
     return Output(
         files=lay_out_shards(tensors(source, form, request), source.config, kind, shards),
         side_files=(
             json_file("params.json", params_json(source.config, source.version, kind, shards)),
-            tokenizer_model_file(tokens),
-            *names,
+            *tokenizer,
             SideFile("checklist.chk", write_checklist, late=True),
         ),
-        notes=(*notes(source, kind), *names_notes),
+        notes=(*notes(source, kind), *tokenizer_notes),
     )
 
 
@@ -107,23 +105,8 @@ def _order(config: LlamaConfig, kind: TokenizerKind) -> Iterator[Weight]:
 
 
 def _shard(ordered: Sequence[Tensor], config: LlamaConfig, kind: TokenizerKind, rank: int, shards: int) -> WeightFile:
-    name = f"consolidated.{rank:02}.pth"
-    parts = {
-        tensor.name: replace(tensor, expression=_part(tensor, config, _axis(tensor, kind), rank, shards))
-        for tensor in ordered
-    }
-    layout = lay_out(
-        archive_name(name),
-        [(part.name, part.expression.dtype, part.expression.shape) for part in parts.values()],
-        _tie(parts.values()),
-    )
-    return WeightFile(
-        name=name,
-        fixed=((0, layout.header),),
-        steps=tuple(Step(parts[owner], offset) for owner, offset in layout.offsets),
-        size=layout.size,
-        ending=partial(_ending, layout),
-    )
+    parts = [replace(tensor, expression=_part(tensor, config, _axis(tensor, kind), rank, shards)) for tensor in ordered]
+    return pth_file(f"consolidated.{rank:02}.pth", parts)
 
 
 def _axis(tensor: Tensor, kind: TokenizerKind) -> int | None:
@@ -145,14 +128,3 @@ def _part(tensor: Tensor, config: LlamaConfig, axis: int | None, rank: int, shar
         return rows(whole, first * config.head_dim, last * config.head_dim)
     size = whole.shape[axis] // shards
     return (columns if axis else rows)(whole, rank * size, (rank + 1) * size)
-
-
-def _tie(parts: Iterable[Tensor]) -> dict[str, str]:
-    """A head that is the embedding has no bytes of its own, where both are divided alike."""
-    owners: dict[Expression, str] = {}
-    named = {part.name: owners.setdefault(part.expression, part.name) for part in parts}
-    return {name: owner for name, owner in named.items() if name != owner}
-
-
-def _ending(layout: Layout, crcs: Sequence[int]) -> Sequence[tuple[int, bytes]]:
-    return layout.trailer({name: crc32 for (name, _), crc32 in zip(layout.offsets, crcs, strict=True)})

@@ -23,7 +23,7 @@ from llama_convert.convert.formats.scratch_files import holds_scratch, notes_on,
 from llama_convert.convert.formats.scratch_notes import reading_notes, refuse_misfits, writing_notes
 from llama_convert.convert.formats.scratch_rope import Tables, read_tables
 from llama_convert.convert.formats.scratch_sizes import find_values, make_config, read_shapes
-from llama_convert.convert.formats.tokenizer_files import find_tokenizer_model, tokenizer_model_file
+from llama_convert.convert.formats.tokenizer_files import find_tokenizer_model, tokenizer_model_files
 from llama_convert.convert.outputs import Output, Request, Tensor
 from llama_convert.convert.plan import tensors
 from llama_convert.convert.tokens import open_tokens
@@ -102,13 +102,13 @@ def write_scratch(form: Format, source: Checkpoint, request: Request) -> Output:
     storage of the embedding. Raises UsageError for a model that no class of the book computes.
     """
     refuse_misfits(source.config)
-    tokens = open_tokens(source, request)
+    tokenizer, notes = tokenizer_model_files(source, open_tokens(source, request))
     dtype = request.dtype or source.dtype
     wanted = sorted(tensors(source, form, request, lambda weight: dtype), key=_place)
     return Output(
         files=(pth_file(_WEIGHTS, wanted),),
-        side_files=(*config_files(source.config, dtype, _WEIGHTS), tokenizer_model_file(tokens)),
-        notes=tuple(writing_notes(source, request, dtype)),
+        side_files=(*config_files(source.config, dtype, _WEIGHTS), *tokenizer),
+        notes=(*writing_notes(source, request, dtype), *notes),
     )
 
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from llama_convert.convert.architecture import RopeScaling
 from llama_convert.convert.arithmetic import cast
 from llama_convert.convert.blocks import OpenFiles, read
 from llama_convert.convert.containers.slices import FLOATS, DType, TensorFile, TensorSlice
 from llama_convert.convert.expressions import Stored
+from llama_convert.convert.rope import divisors, frequencies, released_scaling
 
 TRAINED_CONTEXT = 131072  # positions, of Llama 3.1 and 3.2
 _THETAS = (10000.0, 500000.0, 1000000.0)
@@ -49,11 +49,11 @@ def read_tables(file: TensorFile) -> Tables | None:
     for prefix in ("", "trf_blocks.0.att."):
         cos, sin = (file.tensors.get(f"{prefix}{name}") for name in ("cos", "sin"))
         if cos and sin and _is_table(cos) and cos.shape == sin.shape and cos.dtype is sin.dtype:
-            frequencies = _frequencies(cos, sin)
+            found = _frequencies(cos, sin)
             return Tables(
                 context=cos.shape[0],
                 head_dim=cos.shape[1],
-                rope=_origin(frequencies, cos),
+                rope=_origin(found, cos),
                 per_layer=bool(prefix),
             )
     return None
@@ -72,15 +72,15 @@ def _frequencies(cos: TensorSlice, sin: TensorSlice) -> NDArray[np.float64]:
     return angles[: cos.shape[1] // 2]
 
 
-def _origin(frequencies: NDArray[np.float64], table: TensorSlice) -> tuple[float, float | None] | None:
+def _origin(found: NDArray[np.float64], table: TensorSlice) -> tuple[float, float | None] | None:
     context, head_dim = table.shape
     relative, absolute = _TOLERANCES[table.dtype], _SMALLEST.get(table.dtype, 0.0)
-    found = [
+    origins = [
         (theta, factor)
         for theta, factor in _candidates(context)
-        if np.allclose(frequencies, rope_frequencies(theta, factor, head_dim), relative, absolute)
+        if np.allclose(found, _stretched(theta, factor, head_dim), relative, absolute)
     ]
-    return found[0] if len(found) == 1 else None  # several: heads too small to tell
+    return origins[0] if len(origins) == 1 else None  # several: heads too small to tell
 
 
 def _candidates(context: int) -> Iterator[tuple[float, float | None]]:
@@ -92,24 +92,5 @@ def _shares(context: int) -> list[float]:
     return [_RESCALED * context / whole for whole in _CONTEXTS if context < whole]
 
 
-def scaling_by(factor: float | None) -> RopeScaling | None:
-    """Llama 3.1's scaling with this factor; all its releases share the other three numbers."""
-    if factor is None:
-        return None
-    return RopeScaling(factor=factor, low_frequency_factor=1.0, high_frequency_factor=4.0, original_context=8192)
-
-
-def rope_frequencies(theta: float, factor: float | None, head_dim: int) -> NDArray[np.float64]:
-    """Radians by which each rotated pair turns from one position to the next, (head_dim / 2,).
-
-    Wavelengths over 8192 positions are stretched by the factor, those under 2048 not at all, with a smooth
-    transition. Source: llms_from_scratch/llama3.py, compute_rope_params.
-    """
-    found: NDArray[np.float64] = theta ** -(np.arange(0, head_dim, 2, dtype=np.float64) / head_dim)
-    scaling = scaling_by(factor)
-    if scaling is None:
-        return found
-    turns = scaling.original_context * found / (2 * np.pi)
-    low, high = scaling.low_frequency_factor, scaling.high_frequency_factor
-    unchanged = np.clip((turns - low) / (high - low), 0.0, 1.0)
-    return found * unchanged + found / scaling.factor * (1 - unchanged)
+def _stretched(theta: float, factor: float | None, head_dim: int) -> NDArray[np.float64]:
+    return frequencies(theta, head_dim) / divisors(released_scaling(factor), theta, head_dim)

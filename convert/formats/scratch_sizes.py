@@ -15,7 +15,8 @@ from llama_convert.convert.architecture import LlamaConfig, Role, RopeScaling, W
 from llama_convert.convert.containers.slices import TensorFile
 from llama_convert.convert.errors import CheckpointError
 from llama_convert.convert.format import Format
-from llama_convert.convert.formats.scratch_rope import Tables, scaling_by
+from llama_convert.convert.formats.scratch_rope import Tables
+from llama_convert.convert.rope import released_scaling
 from llama_convert.convert.tokenizers.kinds import TokenizerKind
 from llama_convert.convert.versions import VERSIONS, Evidence, Version, known_version, rope_scaling
 
@@ -206,7 +207,7 @@ def make_config(
 def _scaling(values: Mapping[str, Any]) -> RopeScaling | None:
     """The file's own scaling, where it has one, with the factor that counts."""
     factor, stored = values["rope_factor"], values.get("rope_scaling")
-    return replace(stored, factor=factor) if factor and stored else scaling_by(factor)
+    return replace(stored, factor=factor) if factor and stored else released_scaling(factor)
 
 
 def _problems(shapes: Shapes, heads: int, head_dim: int, kv_heads: int, wanted: int) -> Sequence[str]:

@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from llama_convert.convert.checkpoint import Checkpoint, TokenizerFile
-from llama_convert.convert.errors import CheckpointError
+from llama_convert.convert.errors import CheckpointError, UsageError
 from llama_convert.convert.json_files import json_file, read_object
 from llama_convert.convert.outputs import SideFile
+from llama_convert.convert.special_names import NAME, special_names_file
 from llama_convert.convert.tokenizers.huggingface import special_tokens_map, tokenizer_config
 from llama_convert.convert.tokenizers.kinds import TokenizerKind, sniff
 from llama_convert.convert.tokenizers.model_proto import write_sentencepiece
 from llama_convert.convert.tokenizers.sentencepiece import SentencePieceVocabulary, read_sentencepiece
+from llama_convert.convert.tokenizers.special_tokens import special_tokens
 from llama_convert.convert.tokenizers.tiktoken import TiktokenVocabulary, write_tiktoken
 from llama_convert.convert.tokenizers.tokenizer_json import write_tokenizer_json
 from llama_convert.convert.tokens import Tokens
@@ -84,12 +86,18 @@ def find_tokenizer_model(folder: Path) -> TokenizerFile | None:
     return None
 
 
-def tokenizer_model_file(tokens: Tokens) -> SideFile:
-    """Meta's tokenizer.model: the one there is, or one with the same tokens.
+def tokenizer_model_files(source: Checkpoint, tokens: Tokens) -> tuple[tuple[SideFile, ...], tuple[str, ...]]:
+    """Meta's tokenizer.model, `special_tokens.json` where the names need it, and what to know of that.
 
-    Of Llama 3 the file is made byte for byte as Meta's; of Llama 1 and 2 only what decides about ids is kept,
-    unless the original lies in the source.
+    Of Llama 3 tokenizer.model is made byte for byte as Meta's; of Llama 1 and 2 only what decides about ids is
+    kept, unless the original lies in the source.
     """
+    names = _names_files(source, tokens)
+    notes = (f"{NAME} holds the special tokens' names: the programs for this format have others.",) if names else ()
+    return (_tokenizer_model(tokens), *names), notes
+
+
+def _tokenizer_model(tokens: Tokens) -> SideFile:
     if tokens.file.kind in (TokenizerKind.TIKTOKEN, TokenizerKind.SENTENCEPIECE):
         return SideFile(MODEL, partial(shutil.copyfile, tokens.file.path))
     vocabulary = tokens.named.vocabulary
@@ -110,3 +118,33 @@ def _holds(path: Path, vocabulary: SentencePieceVocabulary) -> bool:
         return read_sentencepiece(path) == vocabulary
     except CheckpointError:  # another kind, or damaged: then the file is made from the vocabulary
         return False
+
+
+def tokenizer_kind(tokens: Tokens) -> TokenizerKind:
+    """The kind that the tokenizer.model will be of."""
+    ranks = isinstance(tokens.named.vocabulary, TiktokenVocabulary)
+    return TokenizerKind.TIKTOKEN if ranks else TokenizerKind.SENTENCEPIECE
+
+
+def _names_files(source: Checkpoint, tokens: Tokens) -> tuple[SideFile, ...]:
+    """`special_tokens.json` where the names are not the version's.
+
+    Rows of the embedding behind the last token get names, for Meta's tokenizers have one for every row.
+    Raises UsageError where a SentencePiece model, which holds all its pieces itself, has fewer than rows.
+    """
+    missing = tokens.rows - tokens.named.size
+    if tokenizer_kind(tokens) is TokenizerKind.SENTENCEPIECE:
+        if missing:
+            raise UsageError(
+                f"{tokens.file.path}: {tokens.named.size:,} tokens for {tokens.rows:,} rows of the embedding; "
+                "a SentencePiece tokenizer.model has a token for every row",
+                advice="Convert to hf, which can have more rows.",
+            )
+        return ()
+    names = (*tokens.named.special, *_fillers(tokens.named.special, missing))
+    return () if names == special_tokens(source.version.name) else (special_names_file(names),)
+
+
+def _fillers(names: tuple[str, ...], count: int) -> list[str]:
+    free = (f"<|reserved_special_token_{number}|>" for number in range(len(names) + count))
+    return [name for name in free if name not in names][:count]

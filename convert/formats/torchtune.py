@@ -18,7 +18,7 @@ from llama_convert.convert.containers.slices import LocalFile, TensorFile
 from llama_convert.convert.errors import CheckpointError
 from llama_convert.convert.format import Assertions, Format, Head
 from llama_convert.convert.formats.pth_files import pth_file
-from llama_convert.convert.formats.tokenizer_files import find_tokenizer_model, tokenizer_model_file
+from llama_convert.convert.formats.tokenizer_files import find_tokenizer_model, tokenizer_model_files
 from llama_convert.convert.formats.torchtune_config import ARGUMENTS, CONFIG, config_json, read_config
 from llama_convert.convert.json_files import json_file
 from llama_convert.convert.outputs import Output, Request
@@ -94,10 +94,11 @@ def write_torchtune(form: Format, source: Checkpoint, request: Request) -> Outpu
     Raises UsageError where no builder of torchtune's makes such a model.
     """
     config = config_json(source.config, source.version)
-    tokens = open_tokens(source, request)
+    tokenizer, notes = tokenizer_model_files(source, open_tokens(source, request))
     return Output(
         files=(pth_file("torchtune.pth", tensors(source, form, request)),),
-        side_files=(json_file(CONFIG, config), tokenizer_model_file(tokens)),
+        side_files=(json_file(CONFIG, config), *tokenizer),
+        notes=notes,
     )
 
 

@@ -1,4 +1,4 @@
-"""Bytes of tensors, and how files are damaged."""
+"""Bytes of tensors, how files are damaged, and a whole conversion."""
 
 from __future__ import annotations
 
