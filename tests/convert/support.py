@@ -65,3 +65,9 @@ def converted(source: Path, target: Path, to: str, version: str | None = None, *
     """The folder that the conversion wrote. request: what else is wanted of it."""
     plan = plan_conversion(source, to=to, request=Request(**request), llama_version=version)
     return convert_checkpoint(plan, target).folder
+
+
+def small_files(folder: Path) -> dict[str, bytes]:
+    """All but Meta's own files and the certificate."""
+    names = [path.name for path in folder.iterdir() if path.is_file() and path.name != "conversion.json"]
+    return {name: (folder / name).read_bytes() for name in names}
