@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from llama_convert.convert.containers.llama2c_groups import dequantise_groups, quantise_groups
 from llama_convert.convert.containers.slices import FLOATS, Coding, DType, Scaled, TensorSlice
 from llama_convert.convert.errors import CheckpointError
 from llama_convert.convert.quantisation import ENCODERS, decode, decode_affine, decode_scaled, encode
@@ -48,13 +49,21 @@ def read(piece: Piece) -> Tensor:
 
 
 def rounded_like(values: Tensor, piece: Piece) -> Tensor:
-    """Values rounded to the type in which the piece is stored; as they are where that cannot be recomputed."""
+    """Values rounded to the type in which the piece is stored; as they are where that cannot be recomputed.
+
+    Codes with a scale for each run of columns are llama2.c's.
+    """
     if isinstance(piece, Scaled):
-        return values
+        return (
+            torch.from_numpy(dequantise_groups(*quantise_groups(_rows(values), piece.group))) if piece.tile else values
+        )
     if piece.dtype in ENCODERS:
-        rows = values.float().reshape(len(values), -1).numpy()
-        return torch.from_numpy(decode(encode(rows, piece.dtype), piece.dtype))
+        return torch.from_numpy(decode(encode(_rows(values), piece.dtype), piece.dtype))
     return values.to(torch_type(piece.dtype)) if piece.dtype in FLOATS else values
+
+
+def _rows(values: Tensor) -> NDArray[np.float32]:
+    return values.float().reshape(len(values), -1).numpy()
 
 
 def _content(tensor: TensorSlice) -> Tensor:

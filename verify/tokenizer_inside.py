@@ -7,6 +7,7 @@ the leftmost of equals, until no two make a piece. Sources: llama.cpp src/llama-
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
@@ -15,19 +16,47 @@ from typing import Any
 
 from llama_convert.convert.containers.gguf import read_gguf
 from llama_convert.convert.containers.slices import LocalFile
-from llama_convert.verify.tokenizer_judges import PATTERN, Judge, text_bytes
+from llama_convert.convert.errors import CheckpointError
+from llama_convert.verify.tokenizer_judges import PATTERN, Judge, text_bytes, unreadable
 
 _KEY = "tokenizer.ggml."
 _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = range(1, 7)
 _SPACE = "\u2581"
+_BYTE_PIECE = re.compile("<0x[0-9A-F]{2}>")
 # Of llama2.c's vocabularies: the first three are the unknown, begin and end tokens, then come the bytes.
 _LLAMA2C_CONTROL, _LLAMA2C_ORDINARY = 3, 259
 
 
 def gguf_judge(path: Path) -> Judge:
-    """The vocabulary in a GGUF file. Rows that only fill the embedding are no tokens."""
+    """The vocabulary in a GGUF file. Rows that only fill the embedding are no tokens.
+
+    Raises CheckpointError where it is incomplete, or cannot be run.
+    """
     values = read_gguf(LocalFile(path)).plain()
-    return _by_scores(path, values) if values.get(f"{_KEY}model") == "llama" else _by_merges(path, values)
+    scored = values.get(f"{_KEY}model") == "llama"
+    problems = list(_problems(values, scored=scored))
+    if problems:
+        raise CheckpointError(
+            f"{path}: its vocabulary cannot be run", problems=problems, advice="Fetch or convert the model again."
+        )
+    return _by_scores(path, values) if scored else _by_merges(path, values)
+
+
+def _problems(values: Mapping[str, Any], *, scored: bool) -> Iterator[str]:
+    kinds = {"tokens": str, "token_type": int, **({"scores": float} if scored else {"merges": str})}
+    found = {key: values.get(f"{_KEY}{key}") for key in kinds}
+    wrong = [key for key, kind in kinds.items() if not _is_list(found[key], kind)]
+    yield from (f"{_KEY}{key}: missing, or no list of {kinds[key].__name__}" for key in wrong)
+    if not wrong:
+        sizes = {key: len(entries or ()) for key, entries in found.items() if key != "merges"}
+        if len({*sizes.values()}) > 1:
+            yield ", ".join(f"{size:,} {key}" for key, size in sizes.items())
+        pairs = zip(found["tokens"] or (), found["token_type"] or (), strict=False)
+        yield from (f"{text!r} is no byte" for text, kind in pairs if kind == _BYTE and not _BYTE_PIECE.fullmatch(text))
+
+
+def _is_list(found: object, kind: type) -> bool:
+    return isinstance(found, (list, tuple)) and all(type(entry) is kind for entry in found)
 
 
 def _by_merges(path: Path, values: Mapping[str, Any]) -> Judge:
@@ -37,12 +66,15 @@ def _by_merges(path: Path, values: Mapping[str, Any]) -> Judge:
     ordinary = {text: number for number, text in enumerate(tokens) if kinds[number] == _NORMAL}
     special = {text: number for number, text in enumerate(tokens) if kinds[number] in (_CONTROL, _USER_DEFINED)}
     merges = [tuple(merge.split(" ", 1)) for merge in values[f"{_KEY}merges"]]
-    tokenizer = Tokenizer(models.BPE(vocab=ordinary, merges=merges, ignore_merges=True))
+    try:
+        tokenizer = Tokenizer(models.BPE(vocab=ordinary, merges=merges, ignore_merges=True))
+    except Exception as error:  # the library raises no narrower class
+        raise unreadable(path, "tokenizers", error) from error
     cut = pre_tokenizers.Split(Regex(PATTERN), behavior="isolated")
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([cut, pre_tokenizers.ByteLevel(False, use_regex=False)])
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens([AddedToken(text, normalized=False) for text in special])
-    begin = [values[f"{_KEY}bos_token_id"]]
+    begin = [values[f"{_KEY}bos_token_id"]] if f"{_KEY}bos_token_id" in values else []
     return Judge(
         library="tokenizers",
         path=path,
@@ -77,16 +109,16 @@ def llama2c_judge(path: Path, rows: int) -> Judge:
 
 def _scored(path: Path, texts: Sequence[str], scores: Sequence[float], kinds: Sequence[int], *, prefix: bool) -> Judge:
     merged = {text: number for number, text in enumerate(texts) if kinds[number] == _NORMAL}
-    user_defined = {text: number for number, text in enumerate(texts) if kinds[number] == _USER_DEFINED}
+    entire = {text: number for number, text in enumerate(texts) if kinds[number] == _USER_DEFINED}
     single = {int(text[3:5], 16): number for number, text in enumerate(texts) if kinds[number] == _BYTE}
     special = {text: number for number, text in enumerate(texts) if kinds[number] in (_UNKNOWN, _CONTROL)}
-    unknown = kinds.index(_UNKNOWN)
+    unknown = special.get("<unk>", 0)  # a control token where its kind is from tokenizer_config.json
 
     def ids(text: str) -> Iterator[int]:
         spaced = (" " if prefix and text else "") + text
-        for piece in _cut(spaced.replace(" ", _SPACE), user_defined):
-            if piece in user_defined:
-                yield user_defined[piece]
+        for piece in _cut(spaced.replace(" ", _SPACE), entire):
+            if piece in entire:
+                yield entire[piece]
                 continue
             for found in _merge(piece, merged, scores):
                 bytes_of = [single.get(byte, unknown) for byte in found.encode()] if single else [unknown]
@@ -103,10 +135,10 @@ def _scored(path: Path, texts: Sequence[str], scores: Sequence[float], kinds: Se
     )
 
 
-def _cut(text: str, user_defined: Mapping[str, int]) -> Iterator[str]:
+def _cut(text: str, entire: Mapping[str, int]) -> Iterator[str]:
     """The text in user-defined pieces, the longest first, and what is between them."""
     start = position = 0
-    longest = sorted(user_defined, key=len, reverse=True)
+    longest = sorted(entire, key=len, reverse=True)
     while position < len(text):
         found = next((piece for piece in longest if text.startswith(piece, position)), None)
         if found is None:

@@ -59,7 +59,8 @@ def _text(token: bytes) -> str | None:
         return None
 
 
-def _unreadable(path: Path, library: str, error: Exception) -> CheckpointError:
+def unreadable(path: Path, library: str, error: Exception) -> CheckpointError:
+    """What to raise where a library refuses a tokenizer's file."""
     return CheckpointError(f"{path}: {library} cannot read it: {error}", advice="Fetch or write the file again.")
 
 
@@ -74,7 +75,7 @@ def tiktoken_judge(path: Path, rows: int, names: Sequence[str]) -> Judge:
         special = {name: len(ranks) + place for place, name in enumerate(names[:room])}
         encoding = tiktoken.Encoding(path.name, pat_str=PATTERN, mergeable_ranks=ranks, special_tokens=special)
     except ValueError as error:
-        raise _unreadable(path, "tiktoken", error) from error
+        raise unreadable(path, "tiktoken", error) from error
     begin = special.get(BEGIN)
     return Judge(
         library="tiktoken",
@@ -102,7 +103,7 @@ def sentencepiece_judge(path: Path) -> Judge:
     try:
         processor = SentencePieceProcessor(model_file=str(path))
     except (RuntimeError, OSError) as error:
-        raise _unreadable(path, "sentencepiece", error) from error
+        raise unreadable(path, "sentencepiece", error) from error
     numbers = range(processor.get_piece_size())
     pieces = [processor.id_to_piece(number) for number in numbers]
     begin = processor.bos_id()
@@ -125,7 +126,7 @@ def tokenizers_judge(path: Path) -> Judge:
     try:
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises no narrower class
-        raise _unreadable(path, "tokenizers", error) from error
+        raise unreadable(path, "tokenizers", error) from error
     added = tokenizer.get_added_tokens_decoder()
     byte_level = isinstance(tokenizer.decoder, decoders.ByteLevel)
     ordinary = tokenizer.get_vocab(with_added_tokens=False).items()

@@ -15,7 +15,7 @@ from gguf import GGMLQuantizationType as Type
 from tests.checkpoints import MetaModel, random_model, write_meta
 from tests.cli.commands import Result, leftovers
 from tests.cli.conftest import check_refusal
-from tests.convert.gguf_models import gguf_weights, read_theirs, rope_divisors, tiktoken_vocabulary, write_theirs
+from tests.convert.gguf_models import gguf_weights, read_theirs, rope_divisors, vocabulary_of, write_theirs
 
 Run = Callable[..., Result]
 Source = Callable[..., Path]
@@ -35,12 +35,6 @@ def model() -> MetaModel:
     return random_model("3.1", seed=5)
 
 
-def vocabulary(folder: Path) -> Callable[[gguf.GGUFWriter], None]:
-    special = [f"<|reserved_special_token_{i}|>" for i in range(254)]
-    names = ["<|begin_of_text|>", "<|end_of_text|>", *special]
-    return tiktoken_vocabulary(folder / "tokenizer.model", names, "<|end_of_text|>", None)
-
-
 @pytest.fixture
 def theirs(folder: Path, tmp_path: Path) -> Callable[..., Path]:
     """(weights to change, options of write_theirs) -> the model in a file that the gguf package wrote."""
@@ -50,7 +44,7 @@ def theirs(folder: Path, tmp_path: Path) -> Callable[..., Path]:
         change(found.weights)
         options = {"divisors": rope_divisors(16, 500000.0, 8.0), "keys": {"llama.context_length": 131072}} | options
         path = tmp_path / "theirs.gguf"
-        write_theirs(path, found, lambda name: Type.BF16, vocabulary=vocabulary(folder), **options)
+        write_theirs(path, found, lambda name: Type.BF16, vocabulary=vocabulary_of(folder), **options)
         return path
 
     return made
@@ -270,7 +264,7 @@ def file_of(path: Path, keys: dict[str, str], tensors: dict[str, np.ndarray], fo
     for key, value in keys.items():
         writer.add_string(key, value)
     if folder:
-        vocabulary(folder)(writer)
+        vocabulary_of(folder)(writer)
     for name, tensor in tensors.items():
         writer.add_tensor(name, tensor)
     writer.write_header_to_file()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -166,6 +167,15 @@ def _data(weight: Tensor, kind: Type, generator: np.random.Generator) -> tuple[n
     return data, gguf.quants.dequantize(data, kind)
 
 
+def vocabulary_of(folder: Path) -> Callable[[gguf.GGUFWriter], None]:
+    """The keys of a Meta folder's tokenizer, whichever kind it is; of Llama 3's special tokens two have a name."""
+    path = folder / "tokenizer.model"
+    if path.read_bytes()[:1] == b"\n":  # a protobuf; the other kind is lines of text
+        return sentencepiece_vocabulary(path)
+    names = ["<|begin_of_text|>", "<|end_of_text|>", *(f"<|reserved_special_token_{i}|>" for i in range(254))]
+    return tiktoken_vocabulary(path, names, "<|end_of_text|>", None)
+
+
 def sentencepiece_vocabulary(model: Path) -> Callable[[gguf.GGUFWriter], None]:
     """The keys of a tokenizer.model as llama.cpp's converter writes them, read by the sentencepiece library."""
     processor = sentencepiece.SentencePieceProcessor(model_file=str(model))
@@ -193,8 +203,6 @@ def tiktoken_vocabulary(
     model: Path, special: list[str], end: str, template: str | None
 ) -> Callable[[gguf.GGUFWriter], None]:
     """The same of Llama 3's kind. Merges: every cut of a token into two, in the order of the token's rank."""
-    import base64
-
     texts = [base64.b64decode(line.split()[0]) for line in model.read_bytes().splitlines()]
     ranks = {text: rank for rank, text in enumerate(texts)}
     merges = []

@@ -80,3 +80,9 @@ def equal(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> bool:
         and raw(found[name]) == raw(wanted[name])
         for name in wanted
     )
+
+
+def small_files(folder: Path) -> dict[str, bytes]:
+    """All but Meta's own files and the certificate."""
+    names = [path.name for path in folder.iterdir() if path.is_file() and path.name != "conversion.json"]
+    return {name: (folder / name).read_bytes() for name in names}

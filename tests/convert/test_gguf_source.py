@@ -21,19 +21,13 @@ from llama_convert.convert.errors import CheckpointError
 from llama_convert.convert.formats import open_checkpoint
 from tests.checkpoints import CASES, Case, MetaModel, random_model
 from tests.convert import gguf_models
-from tests.convert.gguf_models import gguf_name, rope_divisors, write_theirs
-from tests.convert.support import converted
+from tests.convert.gguf_models import gguf_name, rope_divisors, vocabulary_of, write_theirs
+from tests.convert.support import converted, small_files
 
 BY_NAME = {case.name: case for case in CASES}
 QUANTISED = [kind for kind, (block, _) in gguf.GGML_QUANT_SIZES.items() if block > 1]
 NOT_MODELS = ("Q8_1", "Q8_K", "Q1_0")  # of activations, or too new to be read
 Checkpoint = Callable[[Case], Path]
-
-
-def small_files(folder: Path) -> dict[str, bytes]:
-    """All but Meta's own files and the certificate."""
-    names = [path.name for path in folder.iterdir() if path.is_file() and path.name != "conversion.json"]
-    return {name: (folder / name).read_bytes() for name in names}
 
 
 @pytest.mark.parametrize(
@@ -68,23 +62,14 @@ def test_a_norm_that_bfloat16_cannot_hold_stays_float32(meta_checkpoint: Checkpo
     model = random_model("3.1")
     model.weights["norm.weight"] = model.weights["norm.weight"].float()
     model.weights["norm.weight"][7] += 2**-20
-    write_theirs(tmp_path / "a.gguf", model, lambda name: Type.BF16, vocabulary=vocabulary(meta_checkpoint))
+    write_theirs(
+        tmp_path / "a.gguf", model, lambda name: Type.BF16, vocabulary=vocabulary_of(meta_checkpoint(BY_NAME["3.1"]))
+    )
     found = load_file(converted(tmp_path / "a.gguf", tmp_path / "out", "hf") / "model.safetensors")
     assert torch.equal(found["model.norm.weight"], model.weights["norm.weight"])
     others = {name: tensor.dtype for name, tensor in found.items() if name != "model.norm.weight"}
     assert set(others.values()) == {torch.bfloat16}
     assert found["model.norm.weight"].dtype is torch.float32
-
-
-def vocabulary(meta_checkpoint: Checkpoint, name: str = "3.1") -> Callable[[gguf.GGUFWriter], None]:
-    """The tokenizer of a case, as the package writes it."""
-    path = meta_checkpoint(BY_NAME[name]) / "tokenizer.model"
-    if BY_NAME[name].model().tokenizer == "sentencepiece":
-        return gguf_models.sentencepiece_vocabulary(path)
-    special = [f"<|reserved_special_token_{i}|>" for i in range(254)]
-    return gguf_models.tiktoken_vocabulary(
-        path, ["<|begin_of_text|>", "<|end_of_text|>", *special], "<|end_of_text|>", None
-    )
 
 
 # --- config --------------------------------------------------------------------------------------
@@ -147,7 +132,7 @@ def test_optional_keys_may_be_absent(meta_checkpoint: Checkpoint, tmp_path: Path
     absent = ("head_count_kv", "key_length", "value_length")
     keys = dict.fromkeys((*(f"llama.attention.{key}" for key in absent), "llama.rope.freq_base", "llama.vocab_size"))
     model = random_model("2")
-    write_theirs(tmp_path / "a.gguf", model, keys=keys, vocabulary=vocabulary(meta_checkpoint, "2"))
+    write_theirs(tmp_path / "a.gguf", model, keys=keys, vocabulary=vocabulary_of(meta_checkpoint(BY_NAME["2"])))
     checkpoint = open_checkpoint(tmp_path / "a.gguf")
     config = checkpoint.config
     assert (config.heads, config.kv_heads, config.head_dim, config.rope_theta) == (12, 12, 16, 10000.0)
@@ -231,7 +216,7 @@ def test_every_quantised_type_is_read(dtype: DType | None, meta_checkpoint: Chec
     model = random_model("3", dim=256, heads=4, layers=4, params={"multiple_of": 256})
     turn = iter([*kinds, *kinds])
     values = write_theirs(
-        tmp_path / "a.gguf", model, lambda name: next(turn), vocabulary=vocabulary(meta_checkpoint, "3")
+        tmp_path / "a.gguf", model, lambda name: next(turn), vocabulary=vocabulary_of(meta_checkpoint(BY_NAME["3"]))
     )
     folder = converted(tmp_path / "a.gguf", tmp_path / "out", "hf", dtype=dtype)
     wide = dtype is DType.FLOAT32
@@ -248,7 +233,9 @@ def test_a_mix_of_k_types(meta_checkpoint: Checkpoint, tmp_path: Path) -> None:
     """Q4_K_M of a scaled model, as it is found on the Hub."""
     model = random_model("3.1", dim=256, heads=4, params={"multiple_of": 256})
     divisors = rope_divisors(64, 500000.0, 8.0)
-    values = write_theirs(tmp_path / "a.gguf", model, q4_k_m, divisors=divisors, vocabulary=vocabulary(meta_checkpoint))
+    values = write_theirs(
+        tmp_path / "a.gguf", model, q4_k_m, divisors=divisors, vocabulary=vocabulary_of(meta_checkpoint(BY_NAME["3.1"]))
+    )
     plan = plan_conversion(tmp_path / "a.gguf")
     assert [note for note in plan.notes if "q4_k, q6_k" in note and "rounded to bfloat16" in note]
     folder = convert_checkpoint(plan, tmp_path / "out").folder
@@ -259,7 +246,7 @@ def test_a_mix_of_k_types(meta_checkpoint: Checkpoint, tmp_path: Path) -> None:
 
 def test_a_file_of_version_2(meta_checkpoint: Checkpoint, tmp_path: Path) -> None:
     model, path = random_model("2"), tmp_path / "a.gguf"
-    write_theirs(path, model, lambda name: Type.F16, vocabulary=vocabulary(meta_checkpoint, "2"))
+    write_theirs(path, model, lambda name: Type.F16, vocabulary=vocabulary_of(meta_checkpoint(BY_NAME["2"])))
     data = bytearray(path.read_bytes())
     data[4:8] = struct.pack("<I", 2)
     path.write_bytes(data)
@@ -275,11 +262,3 @@ def test_a_file_without_vocabulary(tmp_path: Path) -> None:
     assert open_checkpoint(path).tokenizer is None
     with pytest.raises(CheckpointError, match="no tokenizer here"):
         plan_conversion(path)
-
-
-def test_a_vocabulary_of_others_gives_the_same_files(meta_checkpoint: Checkpoint, tmp_path: Path) -> None:
-    """tokenizer.json from the package's keys is the one from Meta's tokenizer.model."""
-    path = tmp_path / "a.gguf"
-    write_theirs(path, random_model("2"), lambda name: Type.BF16, vocabulary=vocabulary(meta_checkpoint, "2"))
-    straight = small_files(converted(meta_checkpoint(BY_NAME["2"]), tmp_path / "hf", "hf"))
-    assert small_files(converted(path, tmp_path / "out", "hf")) == straight
