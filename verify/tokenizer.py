@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import islice
 from typing import TypeVar
 
 from llama_convert.convert.checkpoint import Checkpoint
 from llama_convert.convert.claims import read_claims
+from llama_convert.convert.tokenizers.kinds import TokenizerKind
 from llama_convert.verify.corpus import corpus
 from llama_convert.verify.judges import open_judge
 from llama_convert.verify.report import LevelResult, judged, not_checked
@@ -16,6 +18,8 @@ from llama_convert.verify.tokenizer_judges import Judge, MissingLibrary
 NAME = "tokenizer"
 _SHOWN = 5
 _BATCH = 4096
+# Files of these kinds have exactly as many tokens as the embedding has rows.
+_EXACT = (TokenizerKind.TIKTOKEN, TokenizerKind.SENTENCEPIECE, TokenizerKind.LLAMA2C)
 Key = TypeVar("Key", int, str)
 
 
@@ -33,10 +37,10 @@ def check_tokenizer(a: Checkpoint, b: Checkpoint | None) -> LevelResult:
         judges = [open_judge(side, names) for side in (a, b) if side is not None]
     except MissingLibrary as error:
         return not_checked(NAME, f"{error.summary}: {error.advice}")
-    findings = [line for side, judge in zip((a, b), judges, strict=False) if side for line in _misfits(side, judge)]
-    if b is None:
-        return _alone(judges[0], findings)
-    return compare_tokenizers(judges[0], judges[1], findings)
+    sides = [(side, judge) for side, judge in zip((a, b), judges, strict=False) if side]
+    findings = [line for side, judge in sides for line in _misfits(side, judge)]
+    found = _alone(judges[0], findings) if b is None else compare_tokenizers(judges[0], judges[1], findings)
+    return replace(found, warnings=tuple(line for side, judge in sides for line in _spare_rows(side, judge)))
 
 
 def compare_tokenizers(a: Judge, b: Judge, findings: Sequence[str] = ()) -> LevelResult:
@@ -62,8 +66,15 @@ def _misfits(side: Checkpoint, judge: Judge) -> Iterator[str]:
     rows, last = side.config.vocab_size, max(judge.tokens, default=-1)
     if last >= rows:
         yield f"{judge.path}: token {last}, but the embedding has {rows} rows"
-    if len(judge.tokens) < rows:
+    if len(judge.tokens) < rows and side.tokenizer and side.tokenizer.kind in _EXACT:
         yield f"{judge.path}: {len(judge.tokens)} tokens for {rows} rows of the embedding"
+
+
+def _spare_rows(side: Checkpoint, judge: Judge) -> Iterator[str]:
+    """Padded vocabularies are common where the tokenizer's file has no say in their number."""
+    rows = side.config.vocab_size
+    if len(judge.tokens) < rows and side.tokenizer and side.tokenizer.kind not in _EXACT:
+        yield f"{judge.path}: {rows - len(judge.tokens)} of {rows} rows of the embedding are no token's"
 
 
 def _token_differences(a: Judge, b: Judge) -> list[str]:
