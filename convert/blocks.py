@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 
 from llama_convert.convert.architecture import Rotary
 from llama_convert.convert.arithmetic import cast
-from llama_convert.convert.containers.llama2c_groups import quantise_groups
 from llama_convert.convert.containers.slices import Coding, DType, Scaled, TensorSlice
 from llama_convert.convert.errors import CheckpointError
 from llama_convert.convert.expressions import (
@@ -32,6 +31,7 @@ from llama_convert.convert.expressions import (
     Stored,
 )
 from llama_convert.convert.quantisation import decode_affine, decode_scaled
+from llama_convert.convert.quantisation.groups import quantise_groups
 
 Block: TypeAlias = NDArray[np.uint8]
 

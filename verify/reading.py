@@ -10,10 +10,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from llama_convert.convert.containers.llama2c_groups import dequantise_groups, quantise_groups
 from llama_convert.convert.containers.slices import FLOATS, Coding, DType, Scaled, TensorSlice
 from llama_convert.convert.errors import CheckpointError
 from llama_convert.convert.quantisation import ENCODERS, decode, decode_affine, decode_scaled, encode
+from llama_convert.convert.quantisation.groups import dequantise_groups, quantise_groups
 
 # Bytes to read at once: large enough that system calls do not count, small beside the model.
 BLOCK_BYTES = 16 << 20

@@ -152,6 +152,16 @@ def compare_tensor(a: Checkpoint, b: Checkpoint | None, weight: Weight) -> Tenso
     )
 
 
+def canonical_blocks(checkpoint: Checkpoint, weight: Weight) -> Iterator[Tensor]:
+    """The weight's values in canonical rows, from the first to the last; of copies, the first.
+
+    Memory: a block of rows.
+    """
+    view = _views(checkpoint, weight)[0]
+    for rows in _row_blocks(view, checkpoint.config.shape(weight.role)):
+        yield _canonical(view, rows)
+
+
 def _incomparable(a: Checkpoint, b: Checkpoint | None, weight: Weight) -> str | None:
     sides = [a] if b is None else [a, b]
     missing = [str(side.path) for side in sides if not _views(side, weight)]

@@ -15,7 +15,6 @@ from llama_convert.convert.architecture import NORM_ROLES, LlamaConfig, Role
 from llama_convert.convert.assembly import assemble
 from llama_convert.convert.checkpoint import Checkpoint, TokenizerFile
 from llama_convert.convert.containers.llama2c import Header, Layout, lay_out, may_be_llama2c, read_llama2c
-from llama_convert.convert.containers.llama2c_groups import group_size
 from llama_convert.convert.containers.slices import Coding, DType, LocalFile, Scaled, TensorFile
 from llama_convert.convert.errors import CheckpointError, UsageError, counted
 from llama_convert.convert.expressions import Grouped
@@ -23,6 +22,7 @@ from llama_convert.convert.format import Assertions, Format, Head
 from llama_convert.convert.formats.meta import META
 from llama_convert.convert.outputs import Output, Request, SideFile, Step, Tensor, WeightFile
 from llama_convert.convert.plan import tensors
+from llama_convert.convert.quantisation.groups import group_size
 from llama_convert.convert.tokenizers.kinds import TokenizerKind
 from llama_convert.convert.tokenizers.llama2c import unlike_llama_2, write_tokenizer_bin
 from llama_convert.convert.tokenizers.problems import capped

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from llama_convert.convert.containers.llama2c import Header, Llama2cFile, lay_out, read_llama2c, rotary_tables
-from llama_convert.convert.containers.llama2c_groups import dequantise_groups, group_size, quantise_groups
 from llama_convert.convert.containers.slices import DType, LocalFile
 from llama_convert.convert.errors import CheckpointError, UsageError
+from llama_convert.convert.quantisation.groups import dequantise_groups, group_size, quantise_groups
 from tests.convert.support import EDITS, dtype_of, edited, gather, raw
 
 PER_TEST = settings(deadline=4000, suppress_health_check=[HealthCheck.function_scoped_fixture])
