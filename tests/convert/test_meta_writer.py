@@ -25,7 +25,7 @@ from llama_convert.convert.formats import meta_shards, open_checkpoint
 from llama_convert.convert.formats.meta import META
 from llama_convert.convert.plan import make_plan
 from llama_convert.verify import verify
-from tests.checkpoints import CASES, Case, MetaModel, random_model, with_kv_copies, write_meta
+from tests.checkpoints import CASES, VERSIONS, Case, MetaModel, random_model, with_kv_copies, write_meta
 from tests.meta_reference import GATE, merge_shards, meta_logits, random_tokens, relative_difference
 
 BY_NAME = {case.name: case for case in CASES}
@@ -71,6 +71,19 @@ def test_every_weight_is_whole_again(case: Case, shards: int, meta_checkpoint, t
     for path in folder.glob("*.pth"):
         assert zipfile.ZipFile(path).testzip() is None
     subprocess.run(["md5sum", "--check", "--strict", "--quiet", "checklist.chk"], cwd=folder, check=True)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_every_shard_has_what_metas_code_of_the_time_gives_it(version: str, tmp_path: Path) -> None:
+    """Joining goes by the shapes, so only this sees on which axis the embedding is cut: columns up to Llama 2."""
+    model = random_model(version)
+    theirs = write_meta(model, tmp_path / "theirs", shards=2, tokenizer=model.tokenizer)
+    whole = write_meta(model, tmp_path / "whole", tokenizer=model.tokenizer)
+    ours = convert(whole, tmp_path / "ours", version=version, shards=2)
+    for name in ("consolidated.00.pth", "consolidated.01.pth"):
+        wanted, found = (torch.load(folder / name, weights_only=True) for folder in (theirs, ours))
+        assert found.keys() == wanted.keys()
+        assert all(torch.equal(found[key], wanted[key]) for key in wanted)
 
 
 def test_the_cases_cover_all_shapes_of_shards() -> None:
