@@ -97,3 +97,13 @@ def test_what_transformers_saves_is_read(folder: Path, tmp_path: Path) -> None:
     assert isinstance(LlamaConfig.from_pretrained(out), LlamaConfig)
     ids = AutoTokenizer.from_pretrained(out, local_files_only=True)("A llama's tale")["input_ids"]
     assert ids == AutoTokenizer.from_pretrained(folder, local_files_only=True)("A llama's tale")["input_ids"]
+
+
+@pytest.mark.parametrize(("generation", "wanted"), [({"eos_token_id": [513, 521]}, [513, 521]), ({}, 521)])
+def test_generation_config_says_where_answers_end(generation: Any, wanted: Any, folder: Path, tmp_path: Path) -> None:
+    """As in the official chat models, whose config.json names one end only; without it config.json counts."""
+    config, other = folder / "config.json", folder / "generation_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"eos_token_id": 521}))
+    other.write_text(json.dumps(generation))
+    out = converted(folder, tmp_path / "out", "mlx")
+    assert json.loads((out / "config.json").read_text())["eos_token_id"] == wanted
