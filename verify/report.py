@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from enum import Enum
 from pathlib import Path
 
@@ -19,24 +20,41 @@ class Verdict(Enum):
 class LevelResult:
     """One level's result.
 
-    figures: what was looked at and how it came out, one line. findings: every reason for a failure, one
-    line each. warnings: what deserves a look though the two sides agree.
+    figures: what was looked at and how it came out, one line. measures: the same for machines, by name.
+    gate: what was judged against, where the level measures a distance. findings: every reason for a failure,
+    one line each. warnings: what deserves a look though the two sides agree.
     """
 
     name: str
     verdict: Verdict
     figures: str
+    measures: Mapping[str, float | int | str] = field(default_factory=dict)
+    gate: float | None = None
     findings: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Diagnosis:
+    """Why two checkpoints are not the same model.
+
+    cause: its name, the same for the same mistake whatever the model. sentence: what is wrong and where.
+    fix: what to do about it.
+    """
+
+    cause: str
+    sentence: str
+    fix: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """All levels' results. b: None where `a` was looked at alone."""
+    """All levels' results. b: None where `a` was looked at alone. diagnosis: empty unless a level failed."""
 
     a: Path
     b: Path | None
     levels: tuple[LevelResult, ...]
+    diagnosis: tuple[Diagnosis, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -51,14 +69,34 @@ class Report:
 
     def as_json(self) -> dict[str, object]:
         """The report in what JSON knows."""
-        levels = [asdict(level) | {"verdict": level.verdict.value} for level in self.levels]
-        return {"a": str(self.a), "b": None if self.b is None else str(self.b), "ok": self.ok, "levels": levels}
+        return {
+            "a": str(self.a),
+            "b": None if self.b is None else str(self.b),
+            "ok": self.ok,
+            "levels": [asdict(level) | {"verdict": level.verdict.value} for level in self.levels],
+            "diagnosis": [asdict(found) for found in self.diagnosis],
+        }
 
 
-def judged(name: str, figures: str, findings: tuple[str, ...], warnings: tuple[str, ...] = ()) -> LevelResult:
+def judged(
+    name: str,
+    figures: str,
+    findings: tuple[str, ...],
+    warnings: tuple[str, ...] = (),
+    *,
+    measures: Mapping[str, float | int | str] | None = None,
+    gate: float | None = None,
+) -> LevelResult:
     """The result of a level that was checked: it failed where it found something."""
-    verdict = Verdict.FAILED if findings else Verdict.PASSED
-    return LevelResult(name=name, verdict=verdict, figures=figures, findings=findings, warnings=warnings)
+    return LevelResult(
+        name=name,
+        verdict=Verdict.FAILED if findings else Verdict.PASSED,
+        figures=figures,
+        measures=measures or {},
+        gate=gate,
+        findings=findings,
+        warnings=warnings,
+    )
 
 
 def not_checked(name: str, why: str) -> LevelResult:
