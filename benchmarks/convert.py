@@ -58,11 +58,11 @@ def main() -> None:
     print(_HEAD)
     for model in arguments.models:
         for name in arguments.pairs:
-            source = _source(PAIRS[name].source, model, arguments.folder)
-            print(row(name, model, source, arguments.folder / "out", arguments.times), flush=True)
+            folder = source(PAIRS[name].source, model, arguments.folder)
+            print(row(name, model, folder, arguments.folder / "out", arguments.times), flush=True)
 
 
-def _source(form: str, model: str, folder: Path) -> Path:
+def source(form: str, model: str, folder: Path) -> Path:
     """The model's folder in this format; Hugging Face's is converted from Meta's."""
     meta = made(model, folder / f"meta-{model}")
     source = folder / f"{form}-{model}"

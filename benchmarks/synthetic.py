@@ -73,9 +73,9 @@ def make(shapes: Shapes, folder: Path) -> None:
 def _weight(shape: tuple[int, ...]) -> Tensor:
     import torch
 
-    # Cheap but incompressible enough: random 16-bit patterns, kept finite by clearing one exponent bit.
-    bits = torch.randint(-(2**15), 2**15, shape, dtype=torch.int16)
-    return (bits & ~0x4000).view(torch.bfloat16)
+    # Of about the size in which trained weights come, so that the model can be run; norms are no ones.
+    weight = torch.randn(shape).div_(shape[-1] ** 0.5) if len(shape) == 2 else 0.5 + torch.rand(shape)
+    return weight.bfloat16()
 
 
 def _tensors(shapes: Shapes) -> dict[str, tuple[int, ...]]:

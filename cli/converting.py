@@ -62,7 +62,11 @@ def convert(
         output.data({"ok": True, "plan": plan_json(plan)})
         return
     done = carry_out(plan, target, overwrite=overwrite, check=not no_check, output=output)
-    report = run_verification(source, target, plan.source.version.name, output, assume=assumed) if verify else None
+    report = (
+        run_verification(source, target, output, llama_version=plan.source.version.name, assume=assumed)
+        if verify
+        else None
+    )
     verified = report.as_json() if report else None
     output.data({"ok": report is None or report.ok, **conversion_json(done), "verified": verified})
     if report is not None and not report.ok:

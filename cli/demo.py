@@ -44,7 +44,7 @@ def _run(target: Path, output: Output) -> None:
     output.result(f"$ llama-convert convert {EMBEDDED} {target}")
     carry_out(plan, target, overwrite=False, check=True, output=output)
     output.result(f"\n$ llama-convert verify {EMBEDDED} {target}")
-    report = run_verification(EMBEDDED, target, None, output)
+    report = run_verification(EMBEDDED, target, output)
     stories = [_story(folder) for folder in (EMBEDDED, target)]
     for whose, story in zip(("Meta's files", "Hugging Face's files"), stories, strict=True):
         output.result(f"\nFrom {whose}, greedily:\n{textwrap.fill(_PROMPT + story, 100)}")

@@ -13,7 +13,7 @@ from llama_convert.cli.failures import DIFFERENT
 from llama_convert.cli.output import Output
 
 if TYPE_CHECKING:
-    from llama_convert.verify import LevelResult, Report
+    from llama_convert.verify import Diagnosis, LevelResult, Report
 
 _WIDTH = 12  # of a level's name
 
@@ -33,6 +33,17 @@ def verify(
     ] = None,
     llama_version: options.LlamaVersion = None,
     assume: options.Assume = None,
+    device: Annotated[
+        str, Option("--device", help="Where logits are computed: auto, cuda (AMD's GPUs too), mps or cpu.")
+    ] = "auto",
+    compute: Annotated[
+        str | None,
+        Option(
+            "--compute",
+            help="float32, float64 or bfloat16 (default: float32, or float64 where that is too noisy).",
+            show_default=False,
+        ),
+    ] = None,
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -41,7 +52,16 @@ def verify(
 
     output = Output(json=json, quiet=quiet)
     levels = tuple(name.strip() for name in level.split(",")) if level else None
-    report = run_verification(a, b, llama_version, output, levels, parse_assumptions(assume or []))
+    report = run_verification(
+        a,
+        b,
+        output,
+        levels=levels,
+        llama_version=llama_version,
+        assume=parse_assumptions(assume or []),
+        device=device,
+        precision=compute,
+    )
     output.data(report.as_json())
     if not report.ok:
         raise Exit(DIFFERENT)
@@ -50,19 +70,26 @@ def verify(
 def run_verification(
     a: Path,
     b: Path | None,
-    llama_version: str | None,
     output: Output,
+    *,
     levels: tuple[str, ...] | None = None,
+    llama_version: str | None = None,
     assume: Mapping[str, str] | None = None,
+    device: str = "auto",
+    precision: str | None = None,
 ) -> Report:
-    """Run the levels, printing each as it ends, then the verdict."""
-    from llama_convert.verify import LEVELS, Report, verify_levels
+    """Run the levels, printing each as it ends, then what is wrong and the verdict."""
+    from llama_convert.verify import LEVELS, LevelResult, Report, verify_levels
 
-    done = []
-    for result in verify_levels(a, b, levels=levels or tuple(LEVELS), llama_version=llama_version, assume=assume):
-        output.result(_text(result))
-        done.append(result)
-    report = Report(a=a, b=b, levels=tuple(done))
+    done: list[LevelResult | Diagnosis] = []
+    for event in verify_levels(
+        a, b, levels or LEVELS, llama_version=llama_version, assume=assume, device=device, precision=precision
+    ):
+        output.result(_text(event) if isinstance(event, LevelResult) else _cause(event))
+        done.append(event)
+    results = tuple(event for event in done if isinstance(event, LevelResult))
+    causes = tuple(event for event in done if not isinstance(event, LevelResult))
+    report = Report(a=a, b=b, levels=results, diagnosis=causes)
     output.result(_verdict(report))
     return report
 
@@ -72,6 +99,10 @@ def _text(result: LevelResult) -> str:
     lines += [f"{'':{_WIDTH}}{finding}" for finding in result.findings]
     lines += [f"{'':{_WIDTH}}warning: {warning}" for warning in result.warnings]
     return "\n".join(lines)
+
+
+def _cause(found: Diagnosis) -> str:
+    return f"{'why':{_WIDTH}}{found.sentence}\n{'':{_WIDTH}}{found.fix}"
 
 
 def _verdict(report: Report) -> str:

@@ -97,6 +97,29 @@ def meta_logits(model: MetaModel, tokens: Sequence[int] | Tensor, *, rope_factor
     return transformer(batch, 0)[0].clone()  # it comes out of inference mode: only a clone can be used freely
 
 
+def exact_angles(model: MetaModel, positions: Sequence[int]) -> Tensor:
+    """Radians by which each pair turns at each position, float64: by Meta's formula, and with its scaling.
+
+    Meta and transformers round angles to float32; at 8,192 positions that alone moves logits by 1e-3.
+    """
+    from llama_models.llama3 import model as meta
+
+    exponents = torch.arange(0, model.head_dim, 2, dtype=torch.float64) / model.head_dim
+    frequencies = 1.0 / model.params.get("rope_theta", 10000.0) ** exponents
+    if model.params.get("use_scaled_rope"):
+        with _rope_scaling(model.rope_factor):
+            frequencies = meta.apply_scaling(frequencies)
+    return torch.outer(torch.tensor(positions, dtype=torch.float64), frequencies)
+
+
+def meta_logits_at(model: MetaModel, tokens: Sequence[int], positions: Sequence[int]) -> Tensor:
+    """As meta_logits, with gaps between the positions and angles that are not rounded."""
+    transformer = meta_transformer(model, len(tokens))
+    angles = exact_angles(model, positions)
+    transformer.freqs_cis = torch.polar(torch.ones_like(angles), angles).to(torch.complex64)
+    return transformer(torch.as_tensor(tokens, dtype=torch.long).reshape(1, -1), 0)[0].clone()
+
+
 @contextmanager
 def _rope_scaling(factor: float) -> Iterator[None]:
     """Put another factor into Meta's frequency scaling, which has 8 written in it."""
@@ -119,7 +142,13 @@ def _rope_scaling(factor: float) -> Iterator[None]:
 
 
 def transformers_logits(folder: Path, tokens: Sequence[int] | Tensor) -> Tensor:
-    """Logits of transformers on a local Hugging Face folder, float32, eager attention: (positions, vocab).
+    """Logits of transformers on a local Hugging Face folder, float32, eager attention: (positions, vocab)."""
+    with torch.no_grad():
+        return transformers_model(folder)(torch.as_tensor(tokens, dtype=torch.long).reshape(1, -1)).logits[0]
+
+
+def transformers_model(folder: Path) -> Any:
+    """LlamaForCausalLM of the folder.
 
     Fails where the folder lacks a tensor or holds one too many: transformers would fill the gap at random.
     """
@@ -134,6 +163,17 @@ def transformers_logits(folder: Path, tokens: Sequence[int] | Tensor) -> Tensor:
     )
     wrong = {kind: names for kind, names in loading.items() if names}
     assert not wrong, f"{folder}: transformers does not find its tensors: {wrong}"
+    return model
+
+
+def transformers_logits_at(folder: Path, tokens: Sequence[int], angles: Tensor) -> Tensor:
+    """As transformers_logits, with these angles, (positions, head_dim / 2), once its own are seen to mean the same."""
+    model = transformers_model(folder)
+    rotary = model.model.rotary_emb
+    positions = angles[:, 0]  # the first frequency is 1
+    torch.testing.assert_close(torch.outer(positions, rotary.inv_freq.double()), angles, rtol=1e-6, atol=0)
+    both = torch.cat((angles, angles), dim=-1).unsqueeze(0)
+    rotary.forward = lambda x, position_ids: (both.cos().to(x), both.sin().to(x))
     with torch.no_grad():
         return model(torch.as_tensor(tokens, dtype=torch.long).reshape(1, -1)).logits[0]
 

@@ -2,6 +2,6 @@
 
 from llama_convert.verify.generate import complete
 from llama_convert.verify.levels import LEVELS, verify, verify_levels
-from llama_convert.verify.report import LevelResult, Report, Verdict
+from llama_convert.verify.report import Diagnosis, LevelResult, Report, Verdict
 
-__all__ = ["LEVELS", "LevelResult", "Report", "Verdict", "complete", "verify", "verify_levels"]
+__all__ = ["LEVELS", "Diagnosis", "LevelResult", "Report", "Verdict", "complete", "verify", "verify_levels"]

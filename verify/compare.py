@@ -2,56 +2,56 @@
 
 from __future__ import annotations
 
-import math
-import random
 from collections.abc import Iterator
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor
 
-from llama_convert.convert.architecture import Role, Weight
+from llama_convert.convert.architecture import Weight
 from llama_convert.convert.checkpoint import Checkpoint
-from llama_convert.verify.forward import FLOAT32, FLOAT64, Load, logits
+from llama_convert.verify import devices
+from llama_convert.verify.ahead import read_ahead
+from llama_convert.verify.devices import PRECISIONS, Computing
+from llama_convert.verify.forward import Load, Operation, Place, Run, after, load_as, logits_of, stored_head
+from llama_convert.verify.likeness import Likeness, likeness
+from llama_convert.verify.lockstep import Comparison, compare, distance
+from llama_convert.verify.prompts import Prompt, prompts
 from llama_convert.verify.reading import Piece, read, rounded_like
-from llama_convert.verify.report import LevelResult, judged
+from llama_convert.verify.report import LevelResult, Parting, judged, not_checked
 
 NAME = "logits"
-# Long enough that a wrong rotary factor shows: at 16 positions it changes next to nothing.
-POSITIONS = 256
-# All distances are in spreads (standard deviations) of the logits. Two right computations in float32 lie
-# about as far from the truth as each other: A's own distance from float64, measured in the same run, is the
-# noise. Another order of sums, other roundings of the angles gave up to 3.4 times as much: hence 8.
+# All distances are in spreads (standard deviations) of the logits. Two right computations lie about as far from
+# each other as A from itself with every sum in another order. Rotary conventions, shards, other roundings of
+# angles gave up to 3.4 times as much: hence 8.
 SAFETY = 8.0
-# Below, a model would be held to the luck of its noise. Noise measured: 1e-5 to 3e-5 with 2 sharpened layers,
-# 4e-4 with 32; 5e-6 with 32 flat ones.
-FLOOR = 1e-5
-# The smallest known mistake at this length (norm_eps 1e-6 for 1e-5) moves logits by 1e-2, at 16 positions
-# by 1e-3. A gate near that proves nothing: above this one, both sides are held against each other in float64.
+# Below, a model would be held to the luck of its noise, measured on few positions.
+FLOORS = {"float32": 1e-5, "float64": 1e-13, "bfloat16": 1e-2}
+# The smallest known mistake (norm_eps 1e-6 for 1e-5) moves logits by 1e-2. A gate near that proves nothing:
+# above this one, both sides are held against each other in float64.
 CEILING = 5e-4
-# In float64, 29 bits finer: differences of 2e-13 to 2e-11 measured where the noise in float32 was 1e-4 to 3e-2.
-FLOAT64_GATE = 1e-7
-_CHUNK = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogitsResult:
     """How far B's logits are from A's.
 
-    difference: the largest at any position and token; noise: the same of A in float32 against A in float64;
-    gate: the most that difference may be. All in spreads of A's logits.
-    same_first: share of positions with the same likeliest token. divergence: largest Kullback-Leibler
-    divergence at any position, in nats. These two are information: wrong models have passed them.
-    compute: what decided, float32 or, where that is too noisy for this model, float64.
+    difference: the largest at any position and token; noise: what rounding alone brings, measured in the same
+    run; gate: the most that difference may be. All in spreads of A's logits.
+    likeness: information, except for quantised types. precision: what was computed in. rounded: A's weights
+    were rounded to B's types first. parting: the first place where the two part by more than rounding explains.
     """
 
     positions: int
     difference: float
     noise: float
     gate: float
-    same_first: float
-    divergence: float
-    compute: str
+    precision: str
+    rounded: bool
+    likeness: Likeness
+    parting: Parting | None
 
     @property
     def passed(self) -> bool:
@@ -59,90 +59,134 @@ class LogitsResult:
         return self.difference <= self.gate
 
 
-def check_logits(a: Checkpoint, b: Checkpoint | None) -> LevelResult:
-    """Whether B computes what A computes; with A alone, whether its logits are finite."""
-    if b is None:
-        return _alone(a)
-    if a.config.vocab_size != b.config.vocab_size:
-        rows = f"{a.config.vocab_size} rows of the vocabulary against {b.config.vocab_size}"
-        return judged(NAME, "no logits to compare", (rows,))
-    found = compare_logits(a, b)
+def check_logits(a: Checkpoint, b: Checkpoint | None, computing: Computing) -> tuple[LevelResult, Parting | None]:
+    """Whether B computes what A computes, and where not; with A alone, whether its logits are finite."""
+    with devices.exact():
+        if b is None:
+            return _alone(a, computing), None
+        if reason := _incomparable(a, b):
+            return judged(NAME, "no logits to compare", (reason,)), None
+        found = compare_logits(a, b, computing)
+        return _judged(found, computing), found.parting
+
+
+def _incomparable(a: Checkpoint, b: Checkpoint) -> str | None:
+    """Models that have no places in common to be compared at."""
+    sizes = {"vocab_size": "rows of the vocabulary", "layers": "layers", "hidden_size": "columns"}
+    found = [(getattr(a.config, size), getattr(b.config, size), words) for size, words in sizes.items()]
+    return next((f"{before} {words} against {after}" for before, after, words in found if before != after), None)
+
+
+def _judged(found: LogitsResult, computing: Computing) -> LevelResult:
+    alike = found.likeness
     figures = (
-        f"{found.positions} positions in {found.compute}: difference {found.difference:.1e}, gate {found.gate:.1e}, "
-        f"noise {found.noise:.1e}; same first token {found.same_first:.1%}, divergence {found.divergence:.1e}"
+        f"{found.positions} positions in {found.precision} on {computing.name}: difference {found.difference:.1e}, "
+        f"gate {found.gate:.1e}, noise {found.noise:.1e}; same first token {alike.same_first:.1%}, divergence "
+        f"{alike.largest_divergence:.1e}, perplexity {alike.perplexity_a:.6g} and {alike.perplexity_b:.6g}"
     )
-    if a.dtype is not b.dtype:
-        figures += f"; A rounded to {b.dtype.label} before"
+    if found.rounded:
+        figures += "; A rounded to B's types before"
+    measures = {
+        "positions": found.positions,
+        "difference": found.difference,
+        "noise": found.noise,
+        "precision": found.precision,
+        "device": computing.name,
+        **asdict(alike),
+    }
+    if found.passed and not found.gate <= CEILING:
+        return not_checked(
+            NAME,
+            f"{figures}; a gate above {CEILING:.0e} proves nothing: leave --compute away, or ask for float64",
+            measures=measures,
+            gate=found.gate,
+        )
     finding = f"logits differ by {found.difference:.3g} of their spread, rounding explains {found.gate:.1g}"
-    return judged(NAME, figures, () if found.passed else (finding,))
+    return judged(NAME, figures, () if found.passed else (finding,), measures=measures, gate=found.gate)
 
 
-def _alone(a: Checkpoint) -> LevelResult:
-    tokens = prompt(a)
-    found = logits(a, tokens)
-    wrong = int((~found.isfinite()).sum())
-    figures = f"{len(tokens)} positions: spread {found.std().item():.3g}, largest {found.abs().max().item():.3g}"
-    return judged(NAME, figures, (f"{wrong:,} of {found.numel():,} logits are NaN or infinite",) if wrong else ())
+def _alone(a: Checkpoint, computing: Computing) -> LevelResult:
+    sequences = prompts(a)
+    with _loading(a, computing.precision or "float32", computing) as load:
+        found = torch.cat(logits_of(a, sequences, load))
+    wrong, spread, largest = int((~found.isfinite()).sum()), found.std().item(), found.abs().max().item()
+    figures = f"{len(found)} positions on {computing.name}: spread {spread:.3g}, largest {largest:.3g}"
+    findings = (f"{wrong:,} of {found.numel():,} logits are NaN or infinite",) if wrong else ()
+    return judged(NAME, figures, findings, measures={"spread": spread, "largest": largest, "not_finite": wrong})
 
 
-def prompt(a: Checkpoint, b: Checkpoint | None = None) -> list[int]:
-    """Random ids from the whole vocabulary, the same on every run; fewer where the context is shorter."""
-    sides = [a] if b is None else [a, b]
-    source, rows = random.Random(0), min(side.config.vocab_size for side in sides)
-    length = min(POSITIONS, *(side.config.context for side in sides))
-    return [source.randrange(rows) for _ in range(length)]
+def compare_logits(a: Checkpoint, b: Checkpoint, computing: Computing) -> LogitsResult:
+    """Logits at all positions of the prompts.
 
-
-def compare_logits(a: Checkpoint, b: Checkpoint) -> LogitsResult:
-    """Logits at all positions of a prompt.
-
-    Where B stores another type than A, its logits cannot be A's. A's weights are then rounded to B's type
-    first, by torch: whether B's are exactly that, the tensors level decides; this one, whether they are used
-    alike.
-    Cost: weights read three times, a fourth time where float32 is too noisy. Three arrays of logits.
+    Where B stores another type than A, its logits cannot be A's. A's weights are then rounded to B's types
+    first: whether B's are exactly that, the tensors level decides; this one, whether they are used alike.
+    Cost: weights read once; a second time, in float64, where float32 is too noisy to prove anything.
     """
-    tokens = prompt(a, b)
-    exact = logits(a, tokens, _rounded_like(b, torch.float64))
-    noise = distance(exact, logits(a, tokens, _rounded_like(b, torch.float32)))
-    gate, other, compute = max(SAFETY * noise, FLOOR), logits(b, tokens, FLOAT32), "float32"
-    if not gate <= CEILING:
-        gate, other, compute = FLOAT64_GATE, logits(b, tokens, FLOAT64), "float64"
+    found = _compared(a, b, computing, computing.precision or "float32")
+    if computing.precision is None and computing.has_float64 and not found.gate <= CEILING:
+        return _compared(a, b, computing, "float64")
+    return found
+
+
+def _compared(a: Checkpoint, b: Checkpoint, computing: Computing, precision: str) -> LogitsResult:
+    sequences = prompts(a, b)
+    with _loading(a, precision, computing, b) as of_a, _loading(b, precision, computing) as of_b:
+        found = compare(Run(a, sequences, of_a), Run(b, sequences, of_b))
+    own = 0.0 if precision == "float64" else _distance_of_a_layer(a, sequences, computing, precision)
+    noise, floor = max(found.noise, own), FLOORS[precision]
     return LogitsResult(
-        positions=len(tokens),
-        difference=distance(exact, other),
+        positions=len(found.a),
+        difference=found.difference,
         noise=noise,
-        gate=gate,
-        same_first=float((exact.argmax(-1) == other.argmax(-1)).double().mean()),
-        divergence=_divergence(exact, other),
-        compute=compute,
+        gate=max(SAFETY * noise, floor),
+        precision=precision,
+        rounded=a.dtype is not b.dtype,
+        likeness=likeness(found.a, found.b, sequences),
+        parting=_parting(found, own, floor),
     )
 
 
-def distance(reference: Tensor, other: Tensor) -> float:
-    """Largest difference at any position and token, in spreads of the reference; infinite with a NaN."""
-    gaps = torch.stack([(wanted - found).abs().max() for wanted, found in _some_positions(reference, other)])
-    largest = float(gaps.max() / reference.std())
-    return largest if math.isfinite(largest) else math.inf
+def _parting(found: Comparison, own: float, floor: float) -> Parting | None:
+    """The first place where the two are further apart than rounding brings A from itself."""
+    for gap in found.gaps:
+        gate = max(SAFETY * max(gap.noise, own), floor)
+        if not gap.difference <= gate:
+            operation, layer = gap.place
+            return Parting(operation=operation.value, layer=layer, difference=gap.difference, gate=gate)
+    return None
 
 
-def _divergence(reference: Tensor, other: Tensor) -> float:
-    found = []
-    for before, after in _some_positions(reference, other):
-        wanted = before.double().log_softmax(-1)
-        found.append((wanted.exp() * (wanted - after.double().log_softmax(-1))).sum(-1).max())
-    return float(torch.stack(found).max())
+def _distance_of_a_layer(a: Checkpoint, sequences: tuple[Prompt, ...], computing: Computing, precision: str) -> float:
+    """How far this device, in this precision, brings one layer from float64.
+
+    Another order of sums cannot show what every order rounds alike: a device that computes in fewer bits than
+    it says would have its noise taken for that of float32.
+    """
+    first, exact = Run(a, sequences[:1], load_as(PRECISIONS[precision], computing.device)), "cpu"
+    state = after(first, Place(Operation.EMBEDDING), torch.empty(0))
+    wanted = after(
+        Run(a, sequences[:1], load_as(torch.float64, exact)), Place(Operation.ATTENTION, 0), state.to(exact).double()
+    )
+    return distance(wanted, after(first, Place(Operation.ATTENTION, 0), state).to(exact).double())
 
 
-def _some_positions(reference: Tensor, other: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """A few positions of both at a time: with a large vocabulary all logits are a quarter of a gigabyte."""
-    return zip(torch.split(reference, _CHUNK), torch.split(other, _CHUNK), strict=True)
+@contextmanager
+def _loading(
+    checkpoint: Checkpoint, precision: str, computing: Computing, like: Checkpoint | None = None
+) -> Iterator[Load]:
+    """Weights in that precision on that device, read ahead; rounded as `like` stores them."""
+    compute = PRECISIONS[precision]
+    load = load_as(compute, computing.device) if like is None else _rounded_like(like, compute, computing.device)
+    with ThreadPoolExecutor(1, thread_name_prefix="read") as executor:
+        yield read_ahead(load, checkpoint, executor)
+        executor.shutdown(cancel_futures=True)
 
 
-def _rounded_like(b: Checkpoint, compute: torch.dtype) -> Load:
+def _rounded_like(b: Checkpoint, compute: torch.dtype, device: str) -> Load:
     """A's weights through the types in which B stores the same weights."""
 
-    def load(weight: Weight, tensor: Piece) -> Tensor:
-        parts = b.parts.get(weight) or b.parts[Weight(Role.TOKENS)]
-        return rounded_like(read(tensor), parts.pieces[0]).to(compute)
+    def load(weight: Weight, piece: Piece) -> Tensor:
+        parts = b.parts[weight if weight in b.parts else stored_head(b)]
+        return rounded_like(read(piece), parts.pieces[0]).to(device).to(compute)
 
     return load

@@ -21,7 +21,7 @@ def complete(checkpoint: Checkpoint, prompt: str, max_new_tokens: int) -> str:
     start = judge.encode([prompt])[0]
     ids, ends = list(start), _ends(judge)
     while len(ids) < min(len(start) + max_new_tokens, checkpoint.config.context):
-        scores = logits(checkpoint, ids, load, positions=[-1])
+        scores = logits(checkpoint, ids, load, at=[-1])
         ids.append(int(scores[0].argmax()))
         if ids[-1] in ends:
             break

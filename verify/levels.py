@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from llama_convert.convert.checkpoint import Checkpoint
@@ -10,14 +10,10 @@ from llama_convert.convert.claims import read_claims
 from llama_convert.convert.errors import UsageError
 from llama_convert.convert.formats import open_checkpoint
 from llama_convert.verify import compare, structure, tensors, tokenizer
-from llama_convert.verify.report import LevelResult, Report, not_checked
+from llama_convert.verify.devices import Computing, choose
+from llama_convert.verify.report import Diagnosis, LevelResult, Report, not_checked
 
-LEVELS: dict[str, Callable[[Checkpoint, Checkpoint | None], LevelResult]] = {
-    structure.NAME: structure.check_structure,
-    tensors.NAME: tensors.check_tensors,
-    tokenizer.NAME: tokenizer.check_tokenizer,
-    compare.NAME: compare.check_logits,
-}
+LEVELS = (structure.NAME, tensors.NAME, tokenizer.NAME, compare.NAME)
 # Nothing can be computed from weights that are missing or of the wrong shape.
 _NEED_SHAPES = (tensors.NAME, compare.NAME)
 
@@ -25,37 +21,51 @@ _NEED_SHAPES = (tensors.NAME, compare.NAME)
 def verify(
     a: Path,
     b: Path | None = None,
-    levels: Sequence[str] = tuple(LEVELS),
+    levels: Sequence[str] = LEVELS,
     *,
     llama_version: str | None = None,
     assume: Mapping[str, str] | None = None,
+    device: str = "auto",
+    precision: str | None = None,
 ) -> Report:
-    """Whether B is the same model as A; with A alone, whether A is sound.
+    """Whether B is the same model as A, and if not, why; with A alone, whether A is sound.
 
     levels: those to check, of LEVELS. llama_version: what the user says the model is; held against the files.
-    assume: what A's files do not hold, as in `open_checkpoint`.
-    Raises UsageError: no such level or folder. CheckpointError: a side that cannot be opened.
+    assume: what A's files do not hold, as in `open_checkpoint`. device, precision: as in `devices.choose`.
+    Raises UsageError: no such level, device or folder. CheckpointError: a side that cannot be opened.
     """
-    return Report(a=a, b=b, levels=tuple(verify_levels(a, b, levels, llama_version=llama_version, assume=assume)))
+    events = list(
+        verify_levels(a, b, levels, llama_version=llama_version, assume=assume, device=device, precision=precision)
+    )
+    return Report(
+        a=a,
+        b=b,
+        levels=tuple(event for event in events if isinstance(event, LevelResult)),
+        diagnosis=tuple(event for event in events if isinstance(event, Diagnosis)),
+    )
 
 
 def verify_levels(
     a: Path,
     b: Path | None = None,
-    levels: Sequence[str] = tuple(LEVELS),
+    levels: Sequence[str] = LEVELS,
     *,
     llama_version: str | None = None,
     assume: Mapping[str, str] | None = None,
-) -> Iterator[LevelResult]:
-    """The same, each level's result as soon as it is known; in the order of LEVELS."""
+    device: str = "auto",
+    precision: str | None = None,
+) -> Iterator[LevelResult | Diagnosis]:
+    """The same, each level's result as soon as it is known, in the order of LEVELS, and then the diagnosis."""
     unknown = [name for name in levels if name not in LEVELS]
     if unknown or not levels:
         wrong = f"No level is called {unknown[0]!r}" if unknown else "No level to check"
         raise UsageError(wrong, advice=f"Levels are {', '.join(LEVELS)}.")
+    computing = choose(device, precision)
     if b is None:
-        return _checked(open_checkpoint(a, llama_version, assume), None, levels)
+        return _checked(open_checkpoint(a, llama_version, assume), None, levels, computing)
     claimed = read_claims(b).llama_version
-    return _checked(_opened(a, llama_version, claimed, assume), _opened(b, llama_version, claimed), levels)
+    first = _opened(a, llama_version, claimed, assume)
+    return _checked(first, _opened(b, llama_version, claimed), levels, computing)
 
 
 def _opened(
@@ -68,9 +78,26 @@ def _opened(
     return side
 
 
-def _checked(a: Checkpoint, b: Checkpoint | None, levels: Sequence[str]) -> Iterator[LevelResult]:
+def _checked(
+    a: Checkpoint, b: Checkpoint | None, levels: Sequence[str], computing: Computing
+) -> Iterator[LevelResult | Diagnosis]:
     misshapen = any(structure.shape_problems(side) for side in (a, b) if side is not None)
-    for name, check in LEVELS.items():
+    for name in LEVELS:
         if name in levels:
             blocked = misshapen and name in _NEED_SHAPES
-            yield not_checked(name, "weights are missing or of the wrong shape") if blocked else check(a, b)
+            yield (
+                not_checked(name, "weights are missing or of the wrong shape")
+                if blocked
+                else _level(name, a, b, computing)
+            )
+
+
+def _level(name: str, a: Checkpoint, b: Checkpoint | None, computing: Computing) -> LevelResult:
+    if name == compare.NAME:
+        return compare.check_logits(a, b, computing)[0]
+    checks = {
+        structure.NAME: structure.check_structure,
+        tensors.NAME: tensors.check_tensors,
+        tokenizer.NAME: tokenizer.check_tokenizer,
+    }
+    return checks[name](a, b)

@@ -35,6 +35,23 @@ class LevelResult:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Parting:
+    """The first place where two forward passes are further apart than rounding explains.
+
+    operation: "embedding", "attention", "feed-forward" or "output head"; layer: of the two in the middle.
+    difference, gate: in spreads of A's values there.
+    """
+
+    operation: str
+    layer: int | None
+    difference: float
+    gate: float
+
+    def __str__(self) -> str:
+        return self.operation if self.layer is None else f"{self.operation} of layer {self.layer}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Diagnosis:
     """Why two checkpoints are not the same model.
 
@@ -99,6 +116,8 @@ def judged(
     )
 
 
-def not_checked(name: str, why: str) -> LevelResult:
+def not_checked(
+    name: str, why: str, *, measures: Mapping[str, float | int | str] | None = None, gate: float | None = None
+) -> LevelResult:
     """The result of a level that could not be checked."""
-    return LevelResult(name=name, verdict=Verdict.NOT_CHECKED, figures=why)
+    return LevelResult(name=name, verdict=Verdict.NOT_CHECKED, figures=why, measures=measures or {}, gate=gate)

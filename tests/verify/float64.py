@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
 from tests.checkpoints import MetaModel
 
 
-def float64_logits(model: MetaModel, tokens: list[int]) -> np.ndarray:
+def float64_logits(model: MetaModel, tokens: Sequence[int], positions: Sequence[int] | None = None) -> np.ndarray:
+    """positions: where the tokens stand; None: one after the other."""
+    places = range(len(tokens)) if positions is None else positions
     weights = {name: weight.double().numpy() for name, weight in model.weights.items()}
     stream = [weights["tok_embeddings.weight"][token] for token in tokens]
     for layer in range(model.params["n_layers"]):
@@ -18,7 +21,7 @@ def float64_logits(model: MetaModel, tokens: list[int]) -> np.ndarray:
             for name, weight in weights.items()
             if name.startswith(f"layers.{layer}.")
         }
-        attended = attention(model, own, [norm(model, x, own["attention_norm.weight"]) for x in stream])
+        attended = attention(model, own, [norm(model, x, own["attention_norm.weight"]) for x in stream], places)
         stream = [x + y for x, y in zip(stream, attended, strict=True)]
         stream = [x + feed_forward(own, norm(model, x, own["ffn_norm.weight"])) for x in stream]
     return np.stack([weights["output.weight"] @ norm(model, x, weights["norm.weight"]) for x in stream])
@@ -33,18 +36,20 @@ def feed_forward(own: dict[str, np.ndarray], x: np.ndarray) -> np.ndarray:
     return own["feed_forward.w2.weight"] @ (gate / (1 + np.exp(-gate)) * (own["feed_forward.w3.weight"] @ x))
 
 
-def attention(model: MetaModel, own: dict[str, np.ndarray], stream: list[np.ndarray]) -> list[np.ndarray]:
+def attention(
+    model: MetaModel, own: dict[str, np.ndarray], stream: list[np.ndarray], places: Sequence[int]
+) -> list[np.ndarray]:
     def heads(kind: str, x: np.ndarray) -> np.ndarray:
         return (own[f"attention.{kind}.weight"] @ x).reshape(-1, model.head_dim)
 
-    keys = [turned(model, heads("wk", x), place) for place, x in enumerate(stream)]
+    keys = [turned(model, heads("wk", x), place) for place, x in zip(places, stream, strict=True)]
     values = [heads("wv", x) for x in stream]
     out = []
-    for place, x in enumerate(stream):
+    for number, x in enumerate(stream):
         mixed = []
-        for index, query in enumerate(turned(model, heads("wq", x), place)):
+        for index, query in enumerate(turned(model, heads("wq", x), places[number])):
             shared = index * model.kv_heads // model.heads
-            scores = np.array([query @ keys[i][shared] for i in range(place + 1)]) / math.sqrt(model.head_dim)
+            scores = np.array([query @ keys[i][shared] for i in range(number + 1)]) / math.sqrt(model.head_dim)
             shares = np.exp(scores - scores.max())
             mixed.append(sum(share * values[i][shared] for i, share in enumerate(shares / shares.sum())))
         out.append(own["attention.wo.weight"] @ np.concatenate(mixed))

@@ -9,8 +9,9 @@ import torch
 
 from llama_convert.convert.errors import UsageError
 from llama_convert.convert.formats import open_checkpoint
-from llama_convert.verify import LEVELS, Verdict, complete, verify, verify_levels
-from llama_convert.verify.compare import CEILING, compare_logits
+from llama_convert.verify import LEVELS, Verdict, compare, complete, verify, verify_levels
+from llama_convert.verify.compare import CEILING
+from llama_convert.verify.devices import choose, exact
 from tests.checkpoints import CASES
 from tests.test_reference_agreement import MISTAKES
 
@@ -61,6 +62,11 @@ OWN = {
 }
 
 
+def compare_logits(a, b, precision=None):
+    with exact():
+        return compare.compare_logits(a, b, choose("cpu", precision))
+
+
 def failed(report):
     return {level.name for level in report.levels if level.verdict is Verdict.FAILED}
 
@@ -108,16 +114,17 @@ def test_every_mistake_is_far_above_the_largest_gate(name, open_pair):
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_noise_leaves_the_gate_below_its_ceiling(case, open_pair):
     found = compare_logits(*open_pair(case))
-    assert found.compute == "float32"
+    assert found.precision == "float32"
     assert found.difference < found.gate / 2
-    assert found.same_first > 0.99
-    assert found.divergence < 1e-6
+    assert found.likeness.same_first > 0.99
+    assert found.likeness.largest_divergence < 1e-6
+    assert found.parting is None
 
 
 def test_where_float32_is_too_noisy_float64_decides(open_pair, monkeypatch):
     monkeypatch.setattr("llama_convert.verify.compare.CEILING", 0.0)
     found = compare_logits(*open_pair(BY_NAME["3.1"]))
-    assert (found.compute, found.passed) == ("float64", True)
+    assert (found.precision, found.passed) == ("float64", True)
     assert found.difference < 1e-12
     assert not compare_logits(*open_pair(BY_NAME["3.1"], flipped_bit)).passed
 
@@ -131,7 +138,7 @@ def test_a_cast_is_judged_by_what_it_rounds_to(make_pair):
     report = verify(*make_pair(BY_NAME["3.1"], cast))
     assert report.ok
     assert "dtype: bfloat16 against float16" in report.levels[0].warnings
-    assert "A rounded to float16" in report.levels[3].figures
+    assert "A rounded to B's types" in report.levels[3].figures
 
 
 def test_numbers_that_are_none_fail_alone(make_pair):
