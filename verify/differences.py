@@ -39,7 +39,7 @@ def differences(a: Path, b: Path, llama_version: str | None = None) -> Differenc
     unchecked = (f"not compared: {tokens.figures}",) if tokens.verdict is Verdict.NOT_CHECKED else ()
     return Differences(
         config=tuple(line for _, line in config_differences(first.config, second.config)),
-        weights=tuple(result for result in results if not result.equal),
+        weights=tuple(result for result in results if not result.right),
         compared=len(results),
         tokenizer=(*tokens.findings, *unchecked),
     )
