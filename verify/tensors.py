@@ -6,7 +6,7 @@ all together and row by row.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from math import prod
 
@@ -18,7 +18,7 @@ from llama_convert.convert.architecture import Role, Weight, weights
 from llama_convert.convert.checkpoint import Checkpoint
 from llama_convert.convert.errors import counted
 from llama_convert.verify.distances import Difference, Distance, added, difference
-from llama_convert.verify.expectations import expectation
+from llama_convert.verify.expectations import MEASURED, expectation
 from llama_convert.verify.reading import recomputable, rounded_like, stored_type
 from llama_convert.verify.report import LevelResult, judged
 from llama_convert.verify.views import View, canonical, row_numbers, views
@@ -33,8 +33,9 @@ class TensorResult:
     cast: B stores another type, and is held against A's values rounded to it.
     difference: None where all is equal, or judged by its error. problem: why nothing could be compared.
     not_finite: NaN and infinities, by the name of the tensor that has them.
-    relative_error: ||B - A|| / ||A||; None where all is equal bit for bit, or nothing could be compared.
-    type: in which B stores it, where that is why it is judged by its error, with the largest `allowed` one.
+    relative_error: ||B - A|| / ||A||, before A is rounded; None where all is equal bit for bit, or nothing
+    could be compared. type: in which B stores it, where that is quantised. allowed: the largest error, where it
+    is judged by that: nothing can recompute the type's codes.
     strays: rows that no rounding brought so far away; `place` is the first of them.
     """
 
@@ -123,13 +124,15 @@ def _finding(result: TensorResult) -> str:
         found = result.difference
         return (
             f"{result.weight}: {found.count:,} of {result.elements:,} values differ, by up to {found.largest:.3g}, "
-            f"first in {found.place}; relative error {result.relative_error:.2g}"
+            f"first in {found.place}; {_error(result)}"
         )
     strays = f"; {counted(result.strays, 'row')} too far away, first {result.place}" if result.strays else ""
-    return (
-        f"{result.weight}: relative error {result.relative_error:.3g}, {result.type} explains {result.allowed:.2g}"
-        f"{strays}"
-    )
+    return f"{result.weight}: {_error(result)}{strays}"
+
+
+def _error(result: TensorResult) -> str:
+    explained = f", {result.type} explains {expectation(result.type).relative_error:.2g}" if result.type else ""
+    return f"relative error {result.relative_error:.3g}{explained}"
 
 
 def compare_tensors(a: Checkpoint, b: Checkpoint | None) -> Iterator[TensorResult]:
@@ -159,9 +162,9 @@ def compare_tensor(a: Checkpoint, b: Checkpoint | None, weight: Weight) -> Tenso
     if problem:
         return replace(found, problem=problem)
     first, others = of_a[0], [*of_a[1:], *of_b]
-    type = _inexact(first, others)
-    if type is not None:
-        return _judged_by_error(found, first, others, type)
+    inexact = _coarsest(name for view in others for name in _inexact(first, view))
+    if inexact is not None:
+        return _judged_by_error(found, first, others, inexact)
     different, not_finite = _compare(first, others, shape)
     return replace(
         found,
@@ -170,19 +173,20 @@ def compare_tensor(a: Checkpoint, b: Checkpoint | None, weight: Weight) -> Tenso
         not_finite=not_finite,
         # Read again, which only a tensor that is wrong costs.
         relative_error=_largest(_distances(first, others, shape, {})) if different else None,
+        type=_coarsest(name for view in others for name in view.types),
     )
 
 
-def _inexact(reference: View, others: list[View]) -> str | None:
-    """The coarsest type that nothing can recompute and that is not already A's: its codes must be as they were."""
-    found = {
-        stored_type(piece)
-        for view in others
-        if view.types != reference.types
-        for piece in view.parts.pieces
-        if not recomputable(piece)
-    }
-    return max(found, key=lambda name: expectation(name).relative_error, default=None)
+def _coarsest(names: Iterable[str]) -> str | None:
+    """Of the quantised ones."""
+    return max((name for name in names if name in MEASURED), key=lambda name: MEASURED[name], default=None)
+
+
+def _inexact(reference: View, view: View) -> set[str]:
+    """The types that nothing can recompute; none where they are A's own: codes that were moved are as they were."""
+    if view.types == reference.types:
+        return set()
+    return {stored_type(piece) for piece in view.parts.pieces if not recomputable(piece)}
 
 
 def _judged_by_error(found: TensorResult, reference: View, others: list[View], type: str) -> TensorResult:
