@@ -37,9 +37,24 @@ def diff(
 
 def _text(found: Differences) -> str:
     if found.none:
-        return f"no difference: {counted(found.compared, 'weight')}, config and tokenizer"
-    parts = [_section("config", found.config), _weights(found), _section("tokenizer", found.tokenizer)]
+        return f"no difference: {counted(found.compared, 'weight')}, config and tokenizer\n{_explained(found)}".rstrip()
+    parts = [
+        _section("config", found.config),
+        _weights(found),
+        _explained(found),
+        _section("tokenizer", found.tokenizer),
+    ]
     return "\n\n".join(part for part in parts if part)
+
+
+def _explained(found: Differences) -> str:
+    if not found.explained:
+        return ""
+    worst = max(found.explained, key=lambda result: result.ratio)
+    return (
+        f"{counted(len(found.explained), 'weight')} no further away than quantisation explains: "
+        f"relative error up to {worst.relative_error:.2g}, {worst.type} explains {worst.allowed:.2g}"
+    )
 
 
 def _section(title: str, lines: tuple[str, ...]) -> str:
@@ -49,16 +64,18 @@ def _section(title: str, lines: tuple[str, ...]) -> str:
 def _weights(found: Differences) -> str:
     if not found.weights:
         return ""
-    rows = [("weight", "values that differ", "largest difference", "first")]
+    rows = [("weight", "values that differ", "largest difference", "relative error", "first")]
     rows += [(str(result.weight), *_cells(result)) for result in found.weights]
     return f"{len(found.weights)} of {counted(found.compared, 'weight')} differ\n{table(rows)}"
 
 
-def _cells(result: TensorResult) -> tuple[str, str, str]:
-    found = result.difference
+def _cells(result: TensorResult) -> tuple[str, str, str, str]:
+    if result.relative_error is None:
+        return result.problem or "", "", "", ""
+    found, error = result.difference, f"{result.relative_error:.3g}"
     if found is None:
-        return result.problem or "", "", ""
-    return f"{found.count:,} of {result.elements:,}", f"{found.largest:.3g}", found.place
+        return f"more than {result.type} explains", "", f"{error} of {result.allowed:.2g}", result.place
+    return f"{found.count:,} of {result.elements:,}", f"{found.largest:.3g}", error, found.place
 
 
 def _json(found: Differences) -> dict[str, Any]:
@@ -69,9 +86,16 @@ def _json(found: Differences) -> dict[str, Any]:
                 "elements": result.elements,
                 "differ": result.difference.count if result.difference else None,
                 "largest": result.difference.largest if result.difference else None,
+                "relative_error": result.relative_error,
+                "allowed_error": result.allowed,
+                "stray_rows": result.strays,
                 "problem": result.problem,
             }
             for result in found.weights
+        },
+        "explained": {
+            str(result.weight): {"relative_error": result.relative_error, "allowed_error": result.allowed}
+            for result in found.explained
         },
         "compared": found.compared,
         "tokenizer": list(found.tokenizer),

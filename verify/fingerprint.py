@@ -19,7 +19,7 @@ from llama_convert.convert.architecture import Role, Weight, weights
 from llama_convert.convert.checkpoint import Checkpoint
 from llama_convert.convert.containers.slices import FLOATS, DType, Scaled
 from llama_convert.verify.reading import torch_type
-from llama_convert.verify.tensors import canonical_blocks
+from llama_convert.verify.views import canonical_blocks
 
 # hashlib lets go of the interpreter, so several weights are really hashed side by side.
 _THREADS = min(4, os.cpu_count() or 1)

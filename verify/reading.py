@@ -48,15 +48,34 @@ def read(piece: Piece) -> Tensor:
     return content.view(torch_type(piece.dtype)).reshape(piece.shape)
 
 
-def rounded_like(values: Tensor, piece: Piece) -> Tensor:
-    """Values rounded to the type in which the piece is stored; as they are where that cannot be recomputed.
+def stored_type(piece: Piece) -> str:
+    """The name of the type in which the piece's values are stored, as in `expectations`."""
+    if isinstance(piece, TensorSlice):
+        return piece.dtype.label
+    if piece.coding is Coding.AFFINE:
+        return f"affine of {piece.bits} bits"
+    if piece.codes.dtype is not DType.INT8:
+        return piece.codes.dtype.label
+    return f"int8 by {'groups' if piece.tile else 'rows' if prod(piece.scales.shape) > 1 else 'tensors'}"
 
-    Codes with a scale for each run of columns are llama2.c's.
-    """
+
+def recomputable(piece: Piece) -> bool:
+    """Whether what is stored follows from the values it was made of: every program rounds them alike."""
     if isinstance(piece, Scaled):
-        return (
-            torch.from_numpy(dequantise_groups(*quantise_groups(_rows(values), piece.group))) if piece.tile else values
-        )
+        return _by_groups(piece)
+    return piece.dtype in FLOATS or piece.dtype in ENCODERS
+
+
+def _by_groups(piece: Scaled) -> bool:
+    """Codes as llama2.c has them, and no one else."""
+    return piece.coding is Coding.SCALED and piece.codes.dtype is DType.INT8 and piece.tile is not None
+
+
+def rounded_like(values: Tensor, piece: Piece) -> Tensor:
+    """Values rounded to the type in which the piece is stored; as they are where that cannot be recomputed."""
+    if isinstance(piece, Scaled):
+        codes = quantise_groups(_rows(values), piece.group) if _by_groups(piece) else None
+        return values if codes is None else torch.from_numpy(dequantise_groups(*codes))
     if piece.dtype in ENCODERS:
         return torch.from_numpy(decode(encode(_rows(values), piece.dtype), piece.dtype))
     return values.to(torch_type(piece.dtype)) if piece.dtype in FLOATS else values

@@ -1,42 +1,29 @@
-"""The tensors level: every weight of B is the same weight of A, bit for bit.
+"""The tensors level: every weight of B is the same weight of A, bit for bit where B's type lets that be said.
 
-Rows are compared by number. A weight has canonical rows: heads in their order without copies, and in each
-head the two coordinates of a rotated pair next to each other. `stored_rows` says where a checkpoint stores
-them; that is a bijection for each copy, so that equal rows mean that nothing was lost, added or exchanged.
-It is arithmetic of its own: nothing of how the converter moves rows is used.
+Of a quantised type whose codes nothing can recompute, a weight may be as far from A's as the type makes it,
+all together and row by row.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from math import prod
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from llama_convert.convert.architecture import ROTARY_ROLES, Role, Rotary, Weight, weights
-from llama_convert.convert.checkpoint import Checkpoint, Parts
+from llama_convert.convert.architecture import Role, Weight, weights
+from llama_convert.convert.checkpoint import Checkpoint
 from llama_convert.convert.errors import counted
-from llama_convert.verify.reading import BLOCK_BYTES, read, rounded_like, torch_type, value_type
+from llama_convert.verify.distances import Difference, Distance, added, difference
+from llama_convert.verify.expectations import MEASURED, expectation
+from llama_convert.verify.reading import recomputable, rounded_like, stored_type
 from llama_convert.verify.report import LevelResult, judged
+from llama_convert.verify.views import View, canonical, row_numbers, views
 
 NAME = "tensors"
-_HEAD_ROLES = (Role.QUERY, Role.KEY, Role.VALUE)
-_BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Difference:
-    """Elements that are not what they should be.
-
-    count: how many. largest: of their absolute differences, infinite where a NaN is among them.
-    place: the first of them; the index is that of the whole weight as its checkpoint stores it.
-    """
-
-    count: int
-    largest: float
-    place: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,8 +31,12 @@ class TensorResult:
     """One weight compared.
 
     cast: B stores another type, and is held against A's values rounded to it.
-    difference: None where all is equal. problem: why nothing could be compared.
+    difference: None where all is equal, or judged by its error. problem: why nothing could be compared.
     not_finite: NaN and infinities, by the name of the tensor that has them.
+    relative_error: ||B - A|| / ||A||, before A is rounded; None where all is equal bit for bit, or nothing
+    could be compared. type: in which B stores it, where that is quantised. allowed: the largest error, where it
+    is judged by that: nothing can recompute the type's codes.
+    strays: rows that no rounding brought so far away; `place` is the first of them.
     """
 
     weight: Weight
@@ -54,32 +45,23 @@ class TensorResult:
     difference: Difference | None
     not_finite: dict[str, int]
     problem: str | None = None
+    relative_error: float | None = None
+    type: str | None = None
+    allowed: float | None = None
+    strays: int = 0
+    place: str = ""
 
     @property
-    def equal(self) -> bool:
-        """Whether each element is what it should be."""
-        return self.difference is None and self.problem is None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _View:
-    """One of the places where a checkpoint stores a weight: kv heads and norms can have several."""
-
-    checkpoint: Checkpoint
-    weight: Weight
-    copy: int
+    def right(self) -> bool:
+        """Whether each element is what it should be, as far as the type it is stored in lets that be said."""
+        if self.difference is not None or self.problem is not None or self.strays:
+            return False
+        return self.allowed is None or (self.relative_error is not None and self.relative_error <= self.allowed)
 
     @property
-    def parts(self) -> Parts:
-        return self.checkpoint.parts[self.weight]
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return torch_type(value_type(self.parts.pieces[0]))
-
-    @property
-    def name(self) -> str:
-        return f"{self.checkpoint.path.name}/{self.checkpoint.format.name_of(self.weight)}"
+    def ratio(self) -> float:
+        """Its error as a part of the allowed one; 0 where it must be equal."""
+        return self.relative_error / self.allowed if self.relative_error is not None and self.allowed else 0.0
 
 
 def check_tensors(a: Checkpoint, b: Checkpoint | None) -> LevelResult:
@@ -88,34 +70,69 @@ def check_tensors(a: Checkpoint, b: Checkpoint | None) -> LevelResult:
     Values that are NaN or infinite are warnings, which name the tensor.
     """
     results = list(compare_tensors(a, b))
-    findings = tuple(_finding(result) for result in results if not result.equal)
+    findings = tuple(_finding(result) for result in results if not result.right)
     warnings = tuple(
         f"{name}: {counted(count, 'value')} NaN or infinite"
         for result in results
         for name, count in result.not_finite.items()
     )
+    measures = _measures(results)
     # NaN may be meant, in rows that no token uses: whether the model still computes, the logits tell.
-    return judged(NAME, _figures(results, alone=b is None), findings, warnings)
+    return judged(
+        NAME,
+        _figures(results, measures, alone=b is None),
+        findings,
+        warnings,
+        measures=measures,
+        gate=1.0 if measures["by_error"] else None,
+    )
 
 
-def _figures(results: list[TensorResult], *, alone: bool) -> str:
-    equal = sum(result.equal for result in results)
-    elements = sum(result.elements for result in results)
+def _measures(results: list[TensorResult]) -> dict[str, float | int | str]:
+    """worst_error: the largest of the errors as parts of those allowed; the gate is 1."""
+    return {
+        "tensors": len(results),
+        "right": sum(result.right for result in results),
+        "rounded": sum(result.cast for result in results),
+        "by_error": sum(result.allowed is not None for result in results),
+        "worst_error": max((result.ratio for result in results), default=0.0),
+        "values": sum(result.elements for result in results),
+    }
+
+
+def _figures(results: list[TensorResult], measures: Mapping[str, float | int | str], *, alone: bool) -> str:
+    values = f"{measures['values']:,} values"
     if alone:
-        return f"{len(results)} tensors, {elements:,} values read"
-    cast = sum(result.cast for result in results)
-    rounded = f", {cast} of them after rounding to the other type" if cast else ""
-    return f"{equal} of {len(results)} tensors bit for bit equal{rounded}; {elements:,} values compared"
+        return f"{len(results)} tensors, {values} read"
+    exact, by_error = ([found for found in results if (found.allowed is None) is side] for side in (True, False))
+    rounded = f", {measures['rounded']} of them after rounding to the other type" if measures["rounded"] else ""
+    parts = [f"{sum(result.right for result in exact)} of {len(exact)} tensors bit for bit equal{rounded}"]
+    if by_error:
+        right = sum(result.right for result in by_error)
+        parts.append(
+            f"{right} of {len(by_error)} as near as their quantised types explain, with up to "
+            f"{measures['worst_error']:.2f} of the error allowed"
+        )
+    return "; ".join([*parts, f"{values} compared"])
 
 
 def _finding(result: TensorResult) -> str:
-    if result.difference is None:
+    """Both, where both are wrong: a row that is another says more than an error."""
+    if result.problem is not None:
         return f"{result.weight}: {result.problem}"
-    found = result.difference
-    return (
-        f"{result.weight}: {found.count:,} of {result.elements:,} values differ, by up to {found.largest:.3g}, "
-        f"first in {found.place}"
-    )
+    if result.difference is not None:
+        found = result.difference
+        return (
+            f"{result.weight}: {found.count:,} of {result.elements:,} values differ, by up to {found.largest:.3g}, "
+            f"first in {found.place}; {_error(result)}"
+        )
+    strays = f"; {counted(result.strays, 'row')} too far away, first {result.place}" if result.strays else ""
+    return f"{result.weight}: {_error(result)}{strays}"
+
+
+def _error(result: TensorResult) -> str:
+    explained = f", {result.type} explains {expectation(result.type).relative_error:.2g}" if result.type else ""
+    return f"relative error {result.relative_error:.3g}{explained}"
 
 
 def compare_tensors(a: Checkpoint, b: Checkpoint | None) -> Iterator[TensorResult]:
@@ -138,133 +155,112 @@ def _needed(sides: list[Checkpoint]) -> list[Weight]:
 
 def compare_tensor(a: Checkpoint, b: Checkpoint | None, weight: Weight) -> TensorResult:
     """One weight: all of A's copies and all of B's against A's first."""
-    of_a, of_b = _views(a, weight), _views(b, weight) if b else ()
+    of_a, of_b = views(a, weight), views(b, weight) if b else ()
     shape = a.config.shape(weight.role)
+    found = TensorResult(weight=weight, elements=prod(shape), cast=False, difference=None, not_finite={})
     problem = _incomparable(a, b, weight)
-    difference, not_finite = (None, {}) if problem else _compare(of_a[0], [*of_a[1:], *of_b], shape)
-    return TensorResult(
-        weight=weight,
-        elements=prod(shape),
-        cast=not problem and any(view.dtype is not of_a[0].dtype for view in of_b),
-        difference=difference,
+    if problem:
+        return replace(found, problem=problem)
+    first, others = of_a[0], [*of_a[1:], *of_b]
+    inexact = _coarsest(name for view in others for name in _inexact(first, view))
+    if inexact is not None:
+        return _judged_by_error(found, first, others, inexact)
+    different, not_finite = _compare(first, others, shape)
+    return replace(
+        found,
+        cast=any(view.dtype is not first.dtype for view in of_b),
+        difference=different,
         not_finite=not_finite,
-        problem=problem,
+        # Read again, which only a tensor that is wrong costs.
+        relative_error=_largest(_distances(first, others, shape, {})) if different else None,
+        type=_coarsest(name for view in others for name in view.types),
     )
 
 
-def canonical_blocks(checkpoint: Checkpoint, weight: Weight) -> Iterator[Tensor]:
-    """The weight's values in canonical rows, from the first to the last; of copies, the first.
+def _coarsest(names: Iterable[str]) -> str | None:
+    """Of the quantised ones."""
+    return max((name for name in names if name in MEASURED), key=lambda name: MEASURED[name], default=None)
 
-    Memory: a block of rows.
-    """
-    view = _views(checkpoint, weight)[0]
-    for rows in _row_blocks(view, checkpoint.config.shape(weight.role)):
-        yield _canonical(view, rows)
+
+def _inexact(reference: View, view: View) -> set[str]:
+    """The types that nothing can recompute; none where they are A's own: codes that were moved are as they were."""
+    if view.types == reference.types:
+        return set()
+    return {stored_type(piece) for piece in view.parts.pieces if not recomputable(piece)}
+
+
+def _judged_by_error(found: TensorResult, reference: View, others: list[View], type: str) -> TensorResult:
+    """As far away as its type makes it; a row, which can be unlucky, half the way more, in logarithms, to its norm."""
+    allowed, shape = expectation(type).relative_error, reference.checkpoint.config.shape(reference.weight.role)
+    not_finite: dict[str, int] = {}
+    distances = list(_distances(reference, others, shape, not_finite))
+    strays = [distance.strays(allowed**0.5) for distance in distances]
+    places = [
+        view.place(torch.arange(shape[0]), [int(rows[0])])
+        for view, rows in zip(others, strays, strict=True)
+        if len(rows)
+    ]
+    return replace(
+        found,
+        not_finite=not_finite,
+        relative_error=_largest(distances),
+        type=type,
+        allowed=allowed,
+        strays=sum(len(rows) for rows in strays),
+        place=places[0] if places else "",
+    )
+
+
+def _distances(
+    reference: View, others: list[View], shape: tuple[int, ...], not_finite: dict[str, int]
+) -> list[Distance]:
+    """Of each of the others from the reference."""
+    distances = [Distance() for _ in others]
+    for rows in row_numbers(reference, shape):
+        wanted = canonical(reference, rows)
+        _count_not_finite(not_finite, reference, wanted)
+        for view, distance in zip(others, distances, strict=True):
+            found = canonical(view, rows)
+            _count_not_finite(not_finite, view, found)
+            distance.add(wanted, found)
+    return distances
+
+
+def _largest(distances: list[Distance]) -> float:
+    """Of their errors; NaN where one is."""
+    return float(np.max([distance.relative for distance in distances]))
 
 
 def _incomparable(a: Checkpoint, b: Checkpoint | None, weight: Weight) -> str | None:
     sides = [a] if b is None else [a, b]
-    missing = [str(side.path) for side in sides if not _views(side, weight)]
+    missing = [str(side.path) for side in sides if not views(side, weight)]
     shapes = [side.config.shape(weight.role) for side in sides]
     if missing:
         return f"not in {missing[0]}"
     return f"{shapes[0]} against {shapes[1]}" if len(set(shapes)) > 1 else None
 
 
-def _views(checkpoint: Checkpoint, weight: Weight) -> tuple[_View, ...]:
-    stored = Weight(Role.TOKENS) if weight.role is Role.HEAD and weight not in checkpoint.parts else weight
-    if stored not in checkpoint.parts:
-        return ()
-    parts = checkpoint.parts[stored]
-    copies = checkpoint.kv_copies if weight.role in (Role.KEY, Role.VALUE) else 1
-    if parts.axis is None:
-        copies = len(parts.pieces)
-    return tuple(_View(checkpoint=checkpoint, weight=stored, copy=copy) for copy in range(copies))
-
-
-def _compare(reference: _View, others: list[_View], shape: tuple[int, ...]) -> tuple[Difference | None, dict[str, int]]:
+def _compare(reference: View, others: list[View], shape: tuple[int, ...]) -> tuple[Difference | None, dict[str, int]]:
     """All differences taken together, and the values that are no numbers."""
-    difference: Difference | None = None
+    different: Difference | None = None
     not_finite: dict[str, int] = {}
-    for rows in _row_blocks(reference, shape):
-        wanted = _canonical(reference, rows)
+    for rows in row_numbers(reference, shape):
+        wanted = canonical(reference, rows)
         _count_not_finite(not_finite, reference, wanted)
         for view in others:
-            found = _canonical(view, rows)
+            found = canonical(view, rows)
             _count_not_finite(not_finite, view, found)
-            difference = _added(difference, _block_difference(view, rows, wanted, found))
-    return difference, not_finite
+            different = added(different, _block_difference(view, rows, wanted, found))
+    return different, not_finite
 
 
-def _row_blocks(view: _View, shape: tuple[int, ...]) -> Iterator[Tensor]:
-    """Canonical row numbers, in blocks of whole heads."""
-    unit = view.checkpoint.config.head_dim if view.weight.role in _HEAD_ROLES else 1
-    rows = max(BLOCK_BYTES // (prod(shape[1:]) * view.dtype.itemsize * unit), 1) * unit
-    for start in range(0, shape[0], rows):
-        yield torch.arange(start, min(start + rows, shape[0]))
-
-
-def stored_rows(checkpoint: Checkpoint, role: Role, rows: Tensor, copy: int = 0) -> Tensor:
-    """Where the checkpoint stores the weight's canonical rows, as row numbers of all its parts together."""
-    if role not in _HEAD_ROLES:
-        return rows
-    size = checkpoint.config.head_dim
-    heads, inner = rows // size, rows % size
-    if role in ROTARY_ROLES and checkpoint.rotary is Rotary.HALVES:
-        pair, coordinate = inner // 2, inner % 2
-        inner = pair + coordinate * (size // 2)
-    if role is not Role.QUERY:
-        heads = heads * checkpoint.kv_copies + copy
-    return heads * size + inner
-
-
-def _canonical(view: _View, rows: Tensor) -> Tensor:
-    """The view's values in canonical rows; those it stores between them are read too and left out."""
-    places = stored_rows(view.checkpoint, view.weight.role, rows, view.copy)
-    first, last = int(places.min()), int(places.max())
-    return _stored(view, first, last + 1)[places - first]
-
-
-def _stored(view: _View, start: int, stop: int) -> Tensor:
-    """Rows start to stop of all parts together."""
-    parts = view.parts
-    if parts.axis is None:
-        return read(parts.pieces[view.copy].rows(start, stop))
-    if parts.axis == 1:
-        return torch.cat([read(part.rows(start, stop)) for part in parts.pieces], dim=1)
-    found, offset = [], 0
-    for part in parts.pieces:
-        first, last = max(start - offset, 0), min(stop - offset, part.shape[0])
-        if first < last:
-            found.append(read(part.rows(first, last)))
-        offset += part.shape[0]
-    return torch.cat(found)
-
-
-def _count_not_finite(counts: dict[str, int], view: _View, values: Tensor) -> None:
+def _count_not_finite(counts: dict[str, int], view: View, values: Tensor) -> None:
     """Smallest and largest first: a fortieth of the time of looking at each value, and both pass a NaN on."""
     extremes = torch.stack(torch.aminmax(values))
     if not extremes.isfinite().all():
         counts[view.name] = counts.get(view.name, 0) + int((~values.isfinite()).sum())
 
 
-def _block_difference(view: _View, rows: Tensor, wanted: Tensor, found: Tensor) -> Difference | None:
-    """Bits are compared, so that -0.0 is not 0.0; only of a NaN that was rounded, any NaN may come."""
-    bits, rounded = _BITS[found.dtype.itemsize], rounded_like(wanted, view.parts.pieces[0]).to(found.dtype)
-    if torch.equal(rounded.view(bits), found.view(bits)):
-        return None
-    wrong = rounded.view(bits) != found.view(bits)
-    if wanted.dtype is not found.dtype:
-        wrong &= ~(wanted.isnan() & found.isnan())
-    if not wrong.any():
-        return None
-    gaps = (rounded[wrong].double() - found[wrong].double()).abs().nan_to_num(nan=torch.inf)
-    first = [int(place) for place in wrong.nonzero()[0]]
-    first[0] = int(stored_rows(view.checkpoint, view.weight.role, rows, view.copy)[first[0]])
-    return Difference(count=int(wrong.sum()), largest=float(gaps.max()), place=f"{view.name}{first}")
-
-
-def _added(known: Difference | None, more: Difference | None) -> Difference | None:
-    if known is None or more is None:
-        return known or more
-    return Difference(count=known.count + more.count, largest=max(known.largest, more.largest), place=known.place)
+def _block_difference(view: View, rows: Tensor, wanted: Tensor, found: Tensor) -> Difference | None:
+    rounded = rounded_like(wanted, view.parts.pieces[0]).to(found.dtype)
+    return difference(rounded, found, lambda index: view.place(rows, index), cast=wanted.dtype is not found.dtype)

@@ -8,7 +8,8 @@ import torch
 from llama_convert.convert.architecture import Role, Weight
 from llama_convert.convert.formats import open_checkpoint
 from llama_convert.verify.report import Verdict
-from llama_convert.verify.tensors import check_tensors, compare_tensors, stored_rows
+from llama_convert.verify.tensors import check_tensors, compare_tensors
+from llama_convert.verify.views import stored_rows
 from tests.checkpoints import CASES
 from tests.test_reference_agreement import no_permutation
 
@@ -46,7 +47,7 @@ def flipped(index):
 
 
 def differing(a, b):
-    return [result for result in compare_tensors(a, b) if not result.equal]
+    return [result for result in compare_tensors(a, b) if not result.right]
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
@@ -114,7 +115,7 @@ def test_a_cast_is_held_against_the_rounded_values(dtype, open_pair):
 
     case = BY_NAME["3"]
     results = list(compare_tensors(*open_pair(case, cast)))
-    assert all(result.equal and result.cast for result in results)
+    assert all(result.right and result.cast for result in results)
     (found,) = differing(*open_pair(case, cast_badly))
     assert found.difference.place == "huggingface/model.norm.weight[3]"
 
@@ -176,7 +177,7 @@ def test_the_map_of_rows_is_a_bijection(case, open_pair):
 
 
 def test_blocks_of_any_size_give_the_same(open_pair, monkeypatch):
-    monkeypatch.setattr("llama_convert.verify.tensors.BLOCK_BYTES", 1)
+    monkeypatch.setattr("llama_convert.verify.views.BLOCK_BYTES", 1)
     name = "model.layers.1.self_attn.q_proj.weight"
     a, b = open_pair(BY_NAME["3.1-4shards"], changed(name, flipped([100, 191])))
     (found,) = differing(a, b)
