@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from io import RawIOBase
 from math import prod
 
 import numpy as np
@@ -99,16 +100,24 @@ def _decoded(scaled: Scaled) -> NDArray[np.float32]:
 
 
 def _in_order(tensor: TensorSlice) -> Tensor:
-    buffer = bytearray(tensor.nbytes)
-    with tensor.file.open("rb") as file:
+    content = torch.empty(tensor.nbytes, dtype=torch.uint8)
+    with tensor.file.open("rb", buffering=0) as file:
         file.seek(tensor.offset)
-        count = file.readinto(buffer)
+        count = _read_into(file, content.numpy().data)
     if count < tensor.nbytes:
         raise CheckpointError(
             f"{tensor.file}: ended at byte {tensor.offset + count:,} while being read; was it changed?",
             advice="Let nothing else write to the checkpoint, and start again.",
         )
-    return torch.frombuffer(buffer, dtype=torch.uint8) if buffer else torch.empty(0, dtype=torch.uint8)
+    return content
+
+
+def _read_into(file: RawIOBase, buffer: memoryview) -> int:
+    """Bytes read until the buffer is full or the file ends: one call gives 2 GB at most."""
+    done = 0
+    while done < len(buffer) and (count := file.readinto(buffer[done:])):
+        done += count
+    return done
 
 
 def _by_strides(tensor: TensorSlice) -> Tensor:

@@ -104,7 +104,9 @@ def canonical(view: View, rows: Tensor) -> Tensor:
     """The view's values in canonical rows; those it stores between them are read too and left out."""
     places = stored_rows(view.checkpoint, view.weight.role, rows, view.copy)
     first, last = int(places.min()), int(places.max())
-    return _stored(view, first, last + 1)[places - first]
+    stored = _stored(view, first, last + 1)
+    in_order = torch.equal(places, torch.arange(first, last + 1))
+    return stored if in_order else stored[places - first]
 
 
 def _stored(view: View, start: int, stop: int) -> Tensor:
@@ -120,4 +122,4 @@ def _stored(view: View, start: int, stop: int) -> Tensor:
         if first < last:
             found.append(read(part.rows(first, last)))
         offset += part.shape[0]
-    return torch.cat(found)
+    return found[0] if len(found) == 1 else torch.cat(found)
