@@ -7,7 +7,6 @@ import sys
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor, Future
-from itertools import islice
 
 from torch import Tensor
 
@@ -16,8 +15,6 @@ from llama_convert.convert.checkpoint import Checkpoint
 from llama_convert.verify.forward import Load, stored_head
 from llama_convert.verify.reading import Piece, row_blocks
 
-# Pieces in flight: a norm is of no weight, so the matrix behind it is among them.
-_DEPTH = 2
 # glibc's mallopt: blocks from this size on are given back to the system as soon as they are freed. Left to itself
 # it keeps those of up to 32 MiB for each thread, and a run took 0.8 or 1.6 GB, as it happened.
 _M_MMAP_THRESHOLD, _GIVEN_BACK = -3, 1 << 20
@@ -29,13 +26,14 @@ def read_ahead(load: Load, checkpoint: Checkpoint, executor: Executor) -> Load:
     """The same weights, those that a run comes to next being read in the executor's threads.
 
     What is asked for out of that order (rows of the embedding) is read when it is asked for.
-    Memory: two pieces more.
+    Memory: one matrix more.
     """
     rest = _in_order(checkpoint)
     waiting: deque[tuple[tuple[Weight, Piece], Future[Tensor]]] = deque()
 
     def refill() -> None:
-        for key in islice(rest, _DEPTH - len(waiting)):
+        """Until a matrix is among what waits: a norm is of no weight."""
+        while not any(len(piece.shape) == 2 for (_, piece), _ in waiting) and (key := next(rest, None)):
             waiting.append((key, executor.submit(load, *key)))
 
     def ready(weight: Weight, piece: Piece) -> Tensor:
