@@ -17,7 +17,7 @@ from llama_convert.verify.likeness import Likeness, likeness
 from llama_convert.verify.loads import ahead, disturbed_as, rounded_as
 from llama_convert.verify.lockstep import Comparison, compare, distance
 from llama_convert.verify.prompts import Prompt, prompts
-from llama_convert.verify.reading import Piece, recomputable, stored_type
+from llama_convert.verify.reading import Piece, block_size, recomputable, stored_type
 from llama_convert.verify.report import LevelResult, Parting, judged, not_checked
 
 NAME = "logits"
@@ -100,6 +100,8 @@ def check_logits(a: Checkpoint, b: Checkpoint | None, computing: Computing) -> t
             return _alone(a, computing), None
         if reason := _incomparable(a, b):
             return judged(NAME, "no logits to compare", (reason,)), None
+        if reason := _cut_blocks(a, b):
+            return not_checked(NAME, reason), None
         found = compare_logits(a, b, computing)
         return _judged(found, computing), found.parting
 
@@ -109,6 +111,16 @@ def _incomparable(a: Checkpoint, b: Checkpoint) -> str | None:
     sizes = {"vocab_size": "rows of the vocabulary", "layers": "layers", "hidden_size": "columns"}
     found = [(getattr(a.config, size), getattr(b.config, size), words) for size, words in sizes.items()]
     return next((f"{before} {words} against {after}" for before, after, words in found if before != after), None)
+
+
+def _cut_blocks(a: Checkpoint, b: Checkpoint) -> str | None:
+    """Where A's shards end within the blocks of B's types, no shard can be rounded alone."""
+    for weight, parts in a.parts.items():
+        size = block_size(b.parts[weight].pieces[0]) if weight in b.parts else 1
+        columns = parts.pieces[0].shape[-1]
+        if parts.axis == 1 and columns % size:
+            return f"A's shards have {columns} columns of the {weight}, B's type has blocks of {size}: convert A to hf"
+    return None
 
 
 def _judged(found: LogitsResult, computing: Computing) -> LevelResult:

@@ -60,6 +60,13 @@ def stored_type(piece: Piece) -> str:
     return f"int8 by {'groups' if piece.tile else 'rows' if prod(piece.scales.shape) > 1 else 'tensors'}"
 
 
+def block_size(piece: Piece) -> int:
+    """How many values of a row are rounded together; 1 where each is by itself."""
+    if isinstance(piece, TensorSlice):
+        return piece.dtype.block
+    return piece.group if _by_groups(piece) else 1
+
+
 def recomputable(piece: Piece) -> bool:
     """Whether what is stored follows from the values it was made of: every program rounds them alike."""
     if isinstance(piece, Scaled):
