@@ -31,7 +31,7 @@ CEILING = 1e-3
 # 1e-4 in F16 and BF16, 1.5e-3 in Q8_0 and Q4_0, 3e-3 in those of the trained demo model, 5e-2 at a noise of 9e-5. Theta
 # 10,000 for 500,000 makes 0.1 to 5. A lost scaling makes 1e-3 to 9e-2 at these lengths, norm_eps nothing that shows.
 ROUNDED, USUAL = 0.01, 1e-5
-# llama.cpp takes softmax in float32: below this, log-probabilities tell nothing.
+# llama.cpp takes its softmax in float32: log-probabilities below this tell nothing.
 _LOWEST = -80.0
 _CHUNK = 16
 
@@ -66,10 +66,12 @@ class Yardstick:
 
     def times(self, gap: Gap) -> float:
         """How many times the gate it is: above 1 it failed."""
-        return self.measured(gap) / self.gate
+        return self.measured(gap) / self.gate if math.isfinite(self.gate) else math.inf
 
 
-def yardsticks(library: Library, a: Checkpoint, prompts: tuple[Prompt, ...], truth: Sequence[Tensor]) -> list[Yardstick]:
+def yardsticks(
+    library: Library, a: Checkpoint, prompts: tuple[Prompt, ...], truth: Sequence[Tensor]
+) -> list[Yardstick]:
     """One for each prompt. truth: our logits in float64. Cost: every weight read once, computed in float32."""
     exact = library.exact(a)
     found = []
@@ -90,28 +92,44 @@ def true_logits(a: Checkpoint, prompts: tuple[Prompt, ...]) -> tuple[Tensor, ...
 
 
 def gap(prompt: Prompt, answer: Answer, ours: Tensor, *, log_probabilities: bool) -> Gap:
-    """The distance at the places that the answer is for. Infinite with a NaN on either side."""
-    wanted = ours[list(answer.at)].double()
-    spread = float(ours.double().std())
-    before, after = _log_probabilities(wanted), _log_probabilities(answer.scores)
-    pair = (before.clamp(_LOWEST), after.clamp(_LOWEST)) if log_probabilities else (wanted, answer.scores)
-    divergence = (before.exp() * (before - after)).sum(-1).mean()
+    """The distance at the places that the answer is for. Infinite with a NaN on either side.
+
+    A few places at a time: with a large vocabulary all logits are a quarter of a gigabyte.
+    """
+    pairs = zip(torch.split(ours[list(answer.at)], _CHUNK), torch.split(answer.scores, _CHUNK), strict=True)
+    found = [_at_places(wanted.double(), told.double(), log_probabilities) for wanted, told in pairs]
+    differences, divergences, same = (torch.cat(column) for column in zip(*found, strict=True))
+    spread = float(ours.std())
     return Gap(
         prompt=prompt.name,
         places=len(answer.at),
-        difference=_largest(*pair) / spread,
-        divergence=_finite(float(divergence)),
-        same_first=float((wanted.argmax(-1) == answer.scores.argmax(-1)).double().mean()),
+        difference=_finite(float(differences.max()) / spread),
+        divergence=_finite(float(divergences.mean())),
+        same_first=float(same.double().mean()),
         spread=spread,
     )
 
 
-def _log_probabilities(scores: Tensor) -> Tensor:
-    return scores.double().log_softmax(-1)
+def _at_places(wanted: Tensor, found: Tensor, log_probabilities: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """At each: the largest difference, the divergence, and whether the likeliest token is the same."""
+    same = wanted.argmax(-1) == found.argmax(-1)
+    before, after = wanted.log_softmax(-1), found.log_softmax(-1)
+    if not log_probabilities:
+        everything = torch.ones_like(found, dtype=torch.bool)
+        return (wanted - found).abs().amax(-1), _divergences(before, after, everything), same
+    told = ~(found <= _LOWEST)
+    difference = torch.where(told, before - found, 0.0).abs().amax(-1)
+    return difference, _divergences(before, found, told), same
+
+
+def _divergences(before: Tensor, after: Tensor, told: Tensor) -> Tensor:
+    """In nats, at each place; the tokens that were not told count as one, which can only make it smaller."""
+    known = torch.where(told, before.exp() * (before - after), 0.0).sum(-1)
+    rest, theirs = ((1 - torch.where(told, side.exp(), 0.0).sum(-1)).clamp(1e-9) for side in (before, after))
+    return known + rest * (rest / theirs).log()
 
 
 def _largest(reference: Tensor, other: Tensor) -> float:
-    """A few rows at a time: with a large vocabulary all logits are a quarter of a gigabyte."""
     pairs = zip(torch.split(reference, _CHUNK), torch.split(other, _CHUNK), strict=True)
     return _finite(float(torch.stack([(before - after).abs().max() for before, after in pairs]).max()))
 

@@ -20,7 +20,7 @@ class Answer:
     """What a library makes of one prompt.
 
     at: the places in the prompt that it was asked about, rising. scores: (places, vocab), float32: logits, or
-    log-probabilities where the library tells no more.
+    log-probabilities where the library tells no more, -inf those that it does not tell.
     """
 
     at: tuple[int, ...]
