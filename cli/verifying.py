@@ -11,6 +11,7 @@ from typer import Argument, Exit, Option
 from llama_convert.cli import options
 from llama_convert.cli.failures import DIFFERENT
 from llama_convert.cli.output import Output
+from llama_convert.convert.errors import UsageError
 
 if TYPE_CHECKING:
     from llama_convert.verify import Diagnosis, LevelResult, Report
@@ -44,6 +45,15 @@ def verify(
             show_default=False,
         ),
     ] = None,
+    against: Annotated[
+        str | None,
+        Option(
+            "--against",
+            metavar="LIBRARY",
+            help="Hold against ours the logits of this library on A: transformers, llms-from-scratch, llama-cpp.",
+            show_default=False,
+        ),
+    ] = None,
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -52,6 +62,8 @@ def verify(
 
     output = Output(json=json, quiet=quiet)
     levels = tuple(name.strip() for name in level.split(",")) if level else None
+    if against is not None and (b is not None or levels or compute or device != "auto"):
+        raise UsageError("--against takes A alone", advice="Leave B, --level, --device and --compute away.")
     report = run_verification(
         a,
         b,
@@ -61,6 +73,7 @@ def verify(
         assume=parse_assumptions(assume or []),
         device=device,
         precision=compute,
+        against=against,
     )
     output.data(report.as_json())
     if not report.ok:
@@ -77,14 +90,21 @@ def run_verification(
     assume: Mapping[str, str] | None = None,
     device: str = "auto",
     precision: str | None = None,
+    against: str | None = None,
 ) -> Report:
-    """Run the levels, printing each as it ends, then what is wrong and the verdict."""
+    """Run the levels, printing each as it ends, then what is wrong and the verdict; with a library, what it says."""
     from llama_convert.verify import LEVELS, LevelResult, Report, verify_levels
+    from llama_convert.verify.against import verify_against
 
     done: list[LevelResult | Diagnosis] = []
-    for event in verify_levels(
-        a, b, levels or LEVELS, llama_version=llama_version, assume=assume, device=device, precision=precision
-    ):
+    events = (
+        verify_levels(
+            a, b, levels or LEVELS, llama_version=llama_version, assume=assume, device=device, precision=precision
+        )
+        if against is None
+        else verify_against(a, against, llama_version=llama_version, assume=assume)
+    )
+    for event in events:
         output.result(_text(event) if isinstance(event, LevelResult) else _cause(event))
         done.append(event)
     results = tuple(event for event in done if isinstance(event, LevelResult))

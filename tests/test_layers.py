@@ -19,7 +19,13 @@ ALLOWED = {
     "convert": ("convert",),
     "convert.containers": ("convert.containers", "convert.errors"),
 }
-ARBITERS = {"transformers", "llama_models", "gguf", "llms_from_scratch", "fairscale"}
+ARBITERS = {"transformers", "llama_models", "gguf", "llms_from_scratch", "fairscale", "xllamacpp"}
+# Those that a user may ask for by name: imported there only, and only when asked for.
+ASKED = {
+    "verify.against.transformers": {"transformers"},
+    "verify.against.scratch": {"llms_from_scratch"},
+    "verify.against.llama_cpp": {"xllamacpp"},
+}
 SHOWING = {"typer", "tqdm", "rich", "click"}
 HEAVY = {"torch", "huggingface_hub", "tokenizers", "tiktoken", "sentencepiece", "safetensors"}
 # The converter's own way to move and join rows: a proof that used it would repeat its mistakes.
@@ -59,7 +65,12 @@ def violations(module: str, source: str) -> Iterator[str]:
         top = name.split(".")[0]
         if name.startswith(OURS) and not under(name.removeprefix(OURS), ALLOWED[layer(module)]):
             yield f"imports {name}"
-        if top in ARBITERS or (top in SHOWING and package != "cli") or (top == "huggingface_hub" and package != "hub"):
+        asked = top in ASKED.get(module, ()) and name not in at_import(tree)
+        if (
+            (top in ARBITERS and not asked)
+            or (top in SHOWING and package != "cli")
+            or (top == "huggingface_hub" and package != "hub")
+        ):
             yield f"imports {name}"
     if package != "verify":
         yield from (f"imports {name} when it is imported" for name in at_import(tree) if name.split(".")[0] in HEAVY)
@@ -105,6 +116,10 @@ def test_a_module_keeps_to_its_layer(module):
         ("verify.report", "def f():\n    print('x')"),
         ("verify.forward", "def f():\n    from transformers import AutoModel"),
         ("cli.demo", "import llama_models.llama3"),
+        ("verify.against.check", "def f():\n    import transformers"),
+        ("verify.against.scratch", "def f():\n    import transformers"),
+        ("verify.against.transformers", "import transformers"),
+        ("verify.against.transformers", "try:\n    from transformers import AutoModel\nexcept ImportError:\n    pass"),
         ("convert.arithmetic", "import torch"),
         ("convert.arithmetic", "try:\n    from torch import Tensor\nexcept ImportError:\n    pass"),
         ("hub.upload", "import huggingface_hub"),
@@ -126,6 +141,7 @@ def test_a_planted_violation_is_found(module, source):
         ("cli.app", "import typer\nprint('x')\nfrom llama_convert.verify import verify"),
         ("convert.arithmetic", "if TYPE_CHECKING:\n    from torch import Tensor\ndef f():\n    import torch"),
         ("hub.upload", "from llama_convert.convert.containers.slices import ByteSource"),
+        ("verify.against.transformers", "def f():\n    from transformers import AutoModel"),
         ("verify.tensors", "import torch\nfrom llama_convert.convert.checkpoint import Parts\nview.weight.role"),
     ],
 )

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
+import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +39,26 @@ def ask(client: str, judge: str, path: Path, question: dict[str, Any]) -> Answer
             raise RuntimeError(f"{judge}: {words[-1]}")
         found = np.load(answered)
         return Answer(torch.from_numpy(found["scores"]), json.loads(found["facts"].item()))
+
+
+def verified(client: str, package: str, path: Path, library: str) -> dict[str, Any]:
+    """The level that our own `verify PATH --against LIBRARY` prints, with the client's package and nothing else of it.
+
+    RuntimeError with the command's last words where it does not get so far.
+    """
+    installed = next((CLIENTS[client].python.parents[1] / "lib").glob("python*")) / "site-packages"
+    with tempfile.TemporaryDirectory() as name:
+        for found in installed.glob(f"{package}*"):
+            (Path(name) / found.name).symlink_to(found)
+        command = [Path(sys.executable).with_name("llama-convert"), "verify", path, "--against", library, "--json"]
+        environment = os.environ | {"PYTHONPATH": name}
+        done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment)
+    levels = json.loads(done.stdout).get("levels") if done.stdout else None
+    if not levels:
+        raise RuntimeError("; ".join(done.stderr.strip().splitlines()[-2:]) or f"exit status {done.returncode}")
+    found = levels[-1]
+    assert isinstance(found, dict)
+    return found
 
 
 def distance(reference: Tensor, scores: Tensor) -> float:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from tests.clients import workshop
-from tests.clients.asking import ask, distance
+from tests.clients.asking import ask, distance, verified
 from tests.clients.workshop import Fault, Files, Workshop
 from tests.meta_reference import transformers_logits
 
@@ -105,7 +105,28 @@ class Quantised:
         return Outcome(found <= FLOAT32, f"{found:.1e}  gate {FLOAT32:.1e}")
 
 
-Case = Logits | Converter | Quantised
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Against:
+    """Our own `verify --against`, with the client as the library."""
+
+    version: str
+    options: tuple[str, ...]
+    client: str = "xllamacpp"
+
+    @property
+    def files(self) -> Files:
+        return Files(version=self.version, steps=(("--to", "gguf", *self.options),))
+
+    @property
+    def name(self) -> str:
+        return f"verify {self.files.name}"
+
+    def judged(self, shop: Workshop) -> Outcome:
+        level = verified(self.client, "xllamacpp", shop.files(self.files), "llama-cpp")
+        return Outcome(level["verdict"] == "passed", "; ".join([level["figures"], *level["findings"]]))
+
+
+Case = Logits | Converter | Quantised | Against
 
 
 def every() -> Iterator[Case]:
@@ -130,6 +151,8 @@ def xllamacpp() -> Iterator[Case]:
     yield case("3", "--dtype", "float32", fault="rows")
     yield case("3.1", "--dtype", "float32", fault="scaling")
     yield case("3", "--quantize", "q4_0", fault="rows")
+    for options in (("--dtype", "float32"), ("--quantize", "q8_0")):
+        yield Against(version="3.1", options=options)
 
 
 QUANTISED = (("--quantize", "q8_0"), ("--quantize", "q4_0"))
