@@ -12,6 +12,7 @@ from llama_convert.convert.containers.slices import FLOATS, DType, Scaled, Tenso
 from llama_convert.convert.expressions import EveryNthHead, Expression, Joined, stored
 from llama_convert.convert.tokenizers.kinds import TokenizerKind
 from llama_convert.convert.versions import Version
+from llama_convert.convert.vocabulary import Change
 
 if TYPE_CHECKING:
     from llama_convert.convert.format import Format
@@ -74,6 +75,7 @@ class Checkpoint:
     widened: norms that this format stores in float32 and that are of `dtype` in truth: it holds them exactly.
     rotary: the order of the rows of q and k; the format's, but for files known to differ.
     notes: what the user should know of these files, one sentence each.
+    change: what is to become of the vocabulary; `config` has the size it is to have then.
     """
 
     path: Path
@@ -88,6 +90,7 @@ class Checkpoint:
     kv_copies: int = 1
     widened: frozenset[Weight] = frozenset()
     notes: tuple[str, ...] = ()
+    change: Change | None = None
 
     @property
     def folder(self) -> Path:
