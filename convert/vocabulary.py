@@ -1,4 +1,4 @@
-"""Changes of the vocabulary: tokens more, rows more or fewer, a pad token. Pure data; a checkpoint carries its change."""
+"""Changes of the vocabulary, as data: more tokens, more or fewer rows, a pad token. A checkpoint carries its change."""
 
 from __future__ import annotations
 
