@@ -64,7 +64,7 @@ HARD_STRINGS = (
     "ＡＢＣ１２３ ﬁﬂ ™ ① ㍿ ｶﾞ カ\u3099 Å \u212b ſ",  # what a compatibility normal form would change
     "\u0344 \u0958 \ufb1d Ω \u2126 K \u212a",  # what even a canonical one would
     "ᏣᎳᎩ ᠮᠣᠩᠭᠣᠯ ⵜⵉⴼⵉⵏⴰⵖ ߒߞߏ ꦗꦮ ᐃᓄᒃᑎᑐᑦ ꯃꯤꯇꯩ ગુજરાતી ଓଡ଼ିଆ ܣܘܪܝܝܐ ދިވެހި",
-    "🏴\U000e0067\U000e0062\U000e0073\U000e0063\U000e0074\U000e007f 👨🏿\u200d🦰 🧑\u200d⚕\ufe0f ☺\ufe0e #\ufe0f\u20e3 🫨",
+    "🏴\U000e0067\U000e0062\U000e0073\U000e0063\U000e0074\U000e007f 👨🏿\u200d🦰 🧑\u200d⚕\ufe0f ☺\ufe0e #\ufe0f 🫨",
     "!\n?\n\n;\r\n);\n}\n\n  // 'S'T'LL'VE\n",
 )
 

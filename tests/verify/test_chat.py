@@ -10,8 +10,10 @@ import pytest
 
 from llama_convert.convert import Request, convert_checkpoint, open_checkpoint, plan_conversion
 from llama_convert.convert.tokenizers.chat import chat_template
+from llama_convert.verify.chat import ChatFindings, check_chat
 from llama_convert.verify.chat_formats import code_llama_70b, conversations, documented
 from llama_convert.verify.chat_rendering import TemplateRefused, first_difference, renderer
+from llama_convert.verify.judges import open_judge
 from llama_convert.verify.report import Verdict
 from llama_convert.verify.tokenizer import check_tokenizer
 from tests.checkpoints import CASES
@@ -36,6 +38,11 @@ def instruct(meta_checkpoint, tmp_path_factory):
         return open_checkpoint(meta, version), open_checkpoint(made[version, to], version)
 
     return converted
+
+
+def chat(*sides):
+    """The part of the level that is judged here, without the texts of the corpus."""
+    return check_chat([(side, open_judge(side)) for side in sides])
 
 
 def with_uses(side, **changes):
@@ -67,9 +74,7 @@ def test_right_templates_pass(version, to, instruct):
 @label("version", VERSIONS)
 def test_hf_and_gguf_speak_alike(version, instruct):
     (_, hf), (_, gguf) = instruct(version), instruct(version, "gguf")
-    for sides in ((hf, gguf), (gguf, hf)):
-        result = check_tokenizer(*sides)
-        assert (result.verdict, result.findings) == (Verdict.PASSED, ())
+    assert chat(hf, gguf) == chat(gguf, hf) == ChatFindings(checked=2)
 
 
 HEADER = "'<|start_header_id|>' + message['role'] + '<|end_header_id|>\\n\\n'"
@@ -101,17 +106,15 @@ MISTAKES_OF_2 = {
 def test_a_mistake_in_llama_3s_is_found(mistake, to, instruct):
     a, b = instruct("3", to)
     wrong = edited(b, *MISTAKES_OF_3[mistake])
-    for sides in ((a, wrong), (wrong, None), (b, wrong), (wrong, b)):
-        result = check_tokenizer(*sides)
-        assert result.verdict is Verdict.FAILED
-        assert "chat template" in result.findings[0]
+    for sides in ((a, wrong), (wrong,), (b, wrong), (wrong, b)):
+        assert "chat template" in chat(*sides).findings[0]
 
 
 @label("version", ["2", "code"])
 @label("mistake", MISTAKES_OF_2)
 def test_a_mistake_in_llama_2s_is_found(mistake, version, instruct):
     a, b = instruct(version)
-    assert check_tokenizer(a, edited(b, *MISTAKES_OF_2[mistake])).verdict is Verdict.FAILED
+    assert "chat template" in chat(a, edited(b, *MISTAKES_OF_2[mistake])).findings[0]
 
 
 def test_the_finding_shows_both_texts(instruct):
@@ -129,13 +132,13 @@ def test_answers_that_do_not_end_are_found(instruct):
     ends = b.tokenizer.conventions.ends
     (found,) = check_tokenizer(a, with_uses(b, ends=ends[:1])).findings
     assert found == f"{b.path}: answers end at [{ends[0]}], not at <|eot_id|> (521) as chats do"
-    assert check_tokenizer(b, with_uses(b, ends=ends[:1])).verdict is Verdict.FAILED
+    assert chat(b, with_uses(b, ends=ends[:1])).findings == (found,)
 
 
 def test_a_token_that_is_missing_is_found(instruct, tmp_path):
     a, b = instruct("3.1")
     extra = edited(b, ("{{- bos_token -}}", "{{- bos_token -}}{{- '<|im_start|>' -}}"))
-    found = check_tokenizer(a, extra).findings
+    found = chat(a, extra).findings
     assert f"{b.path}: the chat template uses <|im_start|>, which is no special token" in found
 
 
@@ -147,7 +150,7 @@ def test_a_token_that_is_not_special_is_found(special, instruct, tmp_path):
     token["special"] = special
     path = tmp_path / "tokenizer.json"
     path.write_text(json.dumps(values), encoding="utf-8")
-    found = check_tokenizer(replace(b, tokenizer=replace(b.tokenizer, path=path)), None).findings
+    found = chat(replace(b, tokenizer=replace(b.tokenizer, path=path))).findings
     assert found == () if special else "uses <|eot_id|>, which is no special token" in found[0]
 
 
@@ -170,8 +173,8 @@ DATED = """{{- bos_token }}
 @label("template", [DATED, DATED.replace("if now", "if true")], ids=["fixed", "today"])
 def test_the_hubs_dates_are_accepted_and_named(template, instruct):
     a, b = instruct("3.1")
-    result = check_tokenizer(a, with_uses(b, chat_template=template))
-    assert (result.verdict, result.findings) == (Verdict.PASSED, ())
+    result = chat(a, with_uses(b, chat_template=template))
+    assert result.findings == ()
     assert "lines with dates in a system block that is always there" in result.warnings[-1]
 
 
@@ -179,7 +182,7 @@ def test_the_hubs_dates_are_accepted_and_named(template, instruct):
 def test_another_change_of_them_is_found(change, instruct):
     a, b = instruct("3.1")
     assert change[0] in DATED
-    assert check_tokenizer(a, with_uses(b, chat_template=DATED.replace(*change))).verdict is Verdict.FAILED
+    assert "Llama 3's" in chat(a, with_uses(b, chat_template=DATED.replace(*change))).findings[0]
 
 
 HUB_70B = (
@@ -197,13 +200,13 @@ def test_code_llama_70b_has_a_format_of_its_own(instruct):
     """The small tokenizer has no <step>, which is the one thing that is found."""
     a, b = instruct("code")
     for template in (chat_template("code", large_code=True), HUB_70B):
-        result = check_tokenizer(a, large(with_uses(b, chat_template=template)))
+        result = chat(a, large(with_uses(b, chat_template=template)))
         assert result.findings == (f"{b.path}: the chat template uses <step>, which is no special token",)
         assert any("no spaces before sources" in warning for warning in result.warnings) == (template == HUB_70B)
-    found = check_tokenizer(a, large(b)).findings[0]
+    found = chat(a, large(b)).findings[0]
     assert "chat template, a question: Code Llama 70B's '<s> Source: system<step>" in found
     small = with_uses(b, chat_template=chat_template("code", large_code=True))
-    assert "Llama 2's '<s>[INST]" in check_tokenizer(a, small).findings[0]
+    assert "Llama 2's '<s>[INST]" in chat(a, small).findings[0]
 
 
 # --- templates that are not Meta's -----------------------------------------------------------------
@@ -217,26 +220,26 @@ CHATML = (
 def test_a_format_of_its_own_is_said_and_must_only_be_kept(instruct):
     _, b = instruct("3")
     own = with_uses(b, chat_template=CHATML)
-    for sides in ((own, None), (own, own)):
-        result = check_tokenizer(*sides)
-        assert (result.verdict, result.findings) == (Verdict.PASSED, ())
+    for sides in ((own,), (own, own)):
+        result = chat(*sides)
+        assert result.findings == ()
         assert any("of a format of its own, not held against Llama 3's" in warning for warning in result.warnings)
-    assert "chat templates differ in a question" in check_tokenizer(own, b).findings[0]
+    assert "chat templates differ in a question" in chat(own, b).findings[0]
 
 
 def test_a_departure_that_is_also_as_is_said_only(instruct):
     """A may be trained on it: B is held against A's."""
     _, b = instruct("3")
     own = edited(b, *MISTAKES_OF_3["a line behind each turn"])
-    result = check_tokenizer(own, own)
-    assert result.verdict is Verdict.PASSED
+    result = chat(own, own)
+    assert result.findings == ()
     assert any("chat template, a question: Llama 3's" in warning for warning in result.warnings)
 
 
 def test_a_template_lost_is_said(instruct):
     _, b = instruct("3")
-    result = check_tokenizer(b, with_uses(b, chat_template=None))
-    assert result.verdict is Verdict.PASSED
+    result = chat(b, with_uses(b, chat_template=None))
+    assert result.findings == ()
     assert any("no chat template, and" in warning for warning in result.warnings)
 
 
@@ -272,7 +275,7 @@ def test_without_jinja2_it_says_so(instruct, monkeypatch):
 )
 def test_a_template_that_cannot_or_may_not_is_refused(template, words, instruct):
     a, b = instruct("3")
-    (found,) = check_tokenizer(a, with_uses(b, chat_template=template)).findings
+    (found,) = chat(a, with_uses(b, chat_template=template)).findings
     assert found.startswith(f"{b.path}: its chat template was refused: ")
     assert words in found
     assert "\n" not in found
