@@ -154,6 +154,18 @@ def test_a_token_that_is_not_special_is_found(special, instruct, tmp_path):
     assert found == () if special else "uses <|eot_id|>, which is no special token" in found[0]
 
 
+def test_a_token_that_text_does_not_become_is_found(instruct, tmp_path):
+    """Only where no letter or digit is next to it: then the answer 4 swallows the end of its turn."""
+    _, b = instruct("3")
+    values = json.loads(b.tokenizer.path.read_text(encoding="utf-8"))
+    for token in values["added_tokens"]:
+        token["single_word"] = token["content"] == "<|eot_id|>"
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps(values), encoding="utf-8")
+    (found,) = chat(replace(b, tokenizer=replace(b.tokenizer, path=path))).findings
+    assert "chat template, three turns: <|eot_id|> is there 3 times, its id 521 2 times" in found
+
+
 # --- the templates on the Hub, as they are known to differ -----------------------------------------
 
 # Written here after what they print: a system block that is always there, with two lines of dates.
