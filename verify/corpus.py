@@ -60,6 +60,12 @@ HARD_STRINGS = (
     "𝔘𝔫𝔦𝔠𝔬𝔡𝔢 𓀀𓂀 𠜎𠜱 🄰🅱",
     "🙂 👍🏽 👩\u200d👩\u200d👧\u200d👦 🏳️\u200d🌈 🇩🇪🇫🇷 ❤\ufe0f 1\ufe0f\u20e3",
     "\u202eright to left\u202c \u2066x\u2069",
+    "co\u00adop\u00aderate a\u2028b\u2029c\u0085d\x0be\x0cf \u2060g\u180eh",  # unseen hyphens, lines that end otherwise
+    "ＡＢＣ１２３ ﬁﬂ ™ ① ㍿ ｶﾞ カ\u3099 Å \u212b ſ",  # what a compatibility normal form would change
+    "\u0344 \u0958 \ufb1d Ω \u2126 K \u212a",  # what even a canonical one would
+    "ᏣᎳᎩ ᠮᠣᠩᠭᠣᠯ ⵜⵉⴼⵉⵏⴰⵖ ߒߞߏ ꦗꦮ ᐃᓄᒃᑎᑐᑦ ꯃꯤꯇꯩ ગુજરાતી ଓଡ଼ିଆ ܣܘܪܝܝܐ ދިވެހި",
+    "🏴\U000e0067\U000e0062\U000e0073\U000e0063\U000e0074\U000e007f 👨🏿\u200d🦰 🧑\u200d⚕\ufe0f ☺\ufe0e #\ufe0f 🫨",
+    "!\n?\n\n;\r\n);\n}\n\n  // 'S'T'LL'VE\n",
 )
 
 MIXTURES = 2000  # of each kind

@@ -1,4 +1,4 @@
-"""The tokenizer level: the same ids for the same text, the same token behind each id."""
+"""The tokenizer level: the same ids for the same text, the same token behind each id, the same way to chat."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TypeVar
 from llama_convert.convert.checkpoint import Checkpoint
 from llama_convert.convert.claims import read_claims
 from llama_convert.convert.tokenizers.kinds import TokenizerKind
+from llama_convert.verify.chat import check_chat
 from llama_convert.verify.corpus import corpus
 from llama_convert.verify.judges import open_judge
 from llama_convert.verify.report import LevelResult, judged, not_checked
@@ -38,9 +39,16 @@ def check_tokenizer(a: Checkpoint, b: Checkpoint | None) -> LevelResult:
     except MissingLibrary as error:
         return not_checked(NAME, f"{error.summary}: {error.advice}")
     sides = [(side, judge) for side, judge in zip((a, b), judges, strict=False) if side]
-    findings = [line for side, judge in sides for line in _misfits(side, judge)]
+    chat = check_chat(sides)
+    findings = [*(line for side, judge in sides for line in _misfits(side, judge)), *chat.findings]
     found = _alone(judges[0], findings) if b is None else compare_tokenizers(judges[0], judges[1], findings)
-    return replace(found, warnings=tuple(line for side, judge in sides for line in _spare_rows(side, judge)))
+    spare = (line for side, judge in sides for line in _spare_rows(side, judge))
+    return replace(
+        found,
+        figures=f"{found.figures}; chat template run" if chat.checked else found.figures,
+        measures={**found.measures, "chat_templates": chat.checked},
+        warnings=(*spare, *chat.warnings),
+    )
 
 
 def compare_tokenizers(a: Judge, b: Judge, findings: Sequence[str] = ()) -> LevelResult:

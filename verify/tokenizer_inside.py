@@ -83,6 +83,7 @@ def _by_merges(path: Path, values: Mapping[str, Any]) -> Judge:
         special=special,
         encode=lambda texts: [begin + found.ids for found in tokenizer.encode_batch(list(texts))],
         decode=lambda ids: str(tokenizer.decode(list(ids), skip_special_tokens=True)),
+        reads_names=True,
     )
 
 

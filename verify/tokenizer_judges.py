@@ -32,6 +32,7 @@ class Judge:
 
     library: that runs it. tokens: what each id stands for: raw bytes where the tokenizer works on bytes,
     else its text in UTF-8. special: names and ids. encode: ids of each text, with the begin token in front.
+    reads_names: whether encode takes a special token's name in a text for the token; the others take it for text.
     """
 
     library: str
@@ -40,6 +41,7 @@ class Judge:
     special: Mapping[str, int]
     encode: Callable[[Sequence[str]], list[list[int]]]
     decode: Callable[[Sequence[int]], str]
+    reads_names: bool = False
 
     def words(self) -> list[str]:
         """Every ordinary token that is text by itself, as it stands in text."""
@@ -138,6 +140,7 @@ def tokenizers_judge(path: Path) -> Judge:
         special={token.content: number for number, token in added.items() if token.special},
         encode=lambda texts: [found.ids for found in _encoded(tokenizer, texts)],
         decode=lambda ids: tokenizer.decode(list(ids), skip_special_tokens=True),
+        reads_names=True,
     )
 
 

@@ -216,7 +216,7 @@ def test_diff_shows_errors(source, stored, capsys):
     out = capsys.readouterr().out
     assert "1 of 21 weights differ" in out
     (row,) = [line for line in out.splitlines() if "more than q4_k explains" in line]
-    assert "of 0.14 Q4_K.gguf/blk.0.attn_v.weight[0]" in " ".join(row.split())
+    assert row.split()[-4:] == ["1.42", "of", "0.14", "Q4_K.gguf/blk.0.attn_v.weight[0]"]
 
 
 def test_no_type_explains_another_tensor():

@@ -102,6 +102,61 @@ def test_a_mistake_in_llama_2s_is_found(mistake, open_pair):
     assert check_tokenizer(a, edit(b, mistake)).verdict is Verdict.FAILED
 
 
+def replaced(text, other):
+    return {"type": "Replace", "pattern": {"String": text}, "content": other}
+
+
+# What a careless export puts in front of the tokenizer: each changes a text that few would try.
+NORMALIZERS = {
+    **{kind: {"type": kind} for kind in ("NFC", "NFD", "NFKC", "NFKD", "Lowercase", "StripAccents", "Nmt")},
+    "left": {"type": "Strip", "strip_left": True, "strip_right": False},
+    "right": {"type": "Strip", "strip_left": False, "strip_right": True},
+    "line ends": replaced("\r\n", "\n"),
+    "zero": replaced("\x00", ""),
+    "tab": replaced("\t", " "),
+    "byte order mark": replaced("\ufeff", ""),
+    "joiner": replaced("\u200d", ""),
+    "variation": replaced("\ufe0f", ""),
+    "soft hyphen": replaced("\u00ad", ""),
+    "line separator": replaced("\u2028", "\n"),
+}
+CUTS = {
+    "digits one by one": ("\\p{N}{1,3}", "\\p{N}"),
+    "digits together": ("\\p{N}{1,3}", "\\p{N}+"),
+    "ASCII digits": ("\\p{N}{1,3}", "[0-9]{1,3}"),
+    "ASCII letters": ("?\\p{L}+", "?[A-Za-z]+"),
+    "contractions in lower case": ("(?i:", "(?:"),
+    "a space in front only": ("[^\\r\\n\\p{L}\\p{N}]?\\p{L}+", " ?\\p{L}+"),
+    "spaces not given back": ("|\\s+(?!\\S)", ""),
+    "ends of lines": ("|\\s*[\\r\\n]+", ""),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "version"), [*((name, "3") for name in NORMALIZERS), ("NFC", "2"), ("left", "2"), ("soft hyphen", "2")]
+)
+def test_a_text_that_is_changed_before_is_found(name, version, open_pair):
+    def normalise(values):
+        steps = (values["normalizer"] or {}).get("normalizers", [])
+        values["normalizer"] = {"type": "Sequence", "normalizers": [NORMALIZERS[name], *steps]}
+
+    a, b = open_pair(BY_NAME[version])
+    assert check_tokenizer(a, edit(b, normalise)).verdict is Verdict.FAILED
+
+
+@pytest.mark.parametrize("name", CUTS)
+def test_another_cut_is_found(name, open_pair):
+    old, new = CUTS[name]
+
+    def cut(values):
+        pattern = values["pre_tokenizer"]["pretokenizers"][0]["pattern"]
+        assert old in pattern["Regex"]
+        pattern["Regex"] = pattern["Regex"].replace(old, new)
+
+    a, b = open_pair(BY_NAME["3"])
+    assert check_tokenizer(a, edit(b, cut)).verdict is Verdict.FAILED
+
+
 def test_findings_name_the_token_and_the_text(open_pair):
     a, b = open_pair(BY_NAME["3"])
     found = check_tokenizer(a, edit(b, drop_special)).findings
