@@ -48,6 +48,20 @@ class Diagnosis:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Parting:
+    """The first place where two forward passes part.
+
+    layer: None outside the layers. operation: "embedding", "attention", "feed-forward" or "output head".
+    difference: there, gate: the most that rounding explains; both in spreads of what the operation gives.
+    """
+
+    layer: int | None
+    operation: str
+    difference: float
+    gate: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
     """All levels' results. b: None where `a` was looked at alone. diagnosis: empty unless a level failed."""
 
