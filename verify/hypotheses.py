@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from llama_convert.convert.architecture import NORM_ROLES, Role, Weight
-from llama_convert.verify.hypothesis import Hypothesis, moved
-from llama_convert.verify.reorders import reorders
+from llama_convert.verify.hypothesis import Hypothesis, RowMap, moved
+from llama_convert.verify.reorders import reorders, to_halves, to_pairs
 from llama_convert.verify.samples import Sample, place_in
 from llama_convert.verify.shards import joins
 from llama_convert.verify.tensors import canonical_rows
@@ -93,7 +93,8 @@ def _exchanged(sample: Sample) -> Iterator[Hypothesis]:
     weight, layers = sample.weight, range(sample.a.config.layers)
     if weight.role in _EXCHANGED:
         role, cause = _EXCHANGED[weight.role]
-        yield moved(sample, cause, _same, "each the other's values", weight=Weight(role, weight.layer))
+        for rows in _orders(sample):
+            yield moved(sample, cause, rows, "each the other's values", weight=Weight(role, weight.layer))
     if weight.role in NORM_ROLES:
         others = [Weight(role, layer) for layer in layers for role in NORM_ROLES if role is not Role.FINAL_NORM]
         for other in (Weight(Role.FINAL_NORM), *others):
@@ -103,6 +104,14 @@ def _exchanged(sample: Sample) -> Iterator[Hypothesis]:
         other = Weight(Role.HEAD if weight.role is Role.TOKENS else Role.TOKENS)
         cause = "head-tied-by-mistake" if _head_is_embedding(sample) else "embedding-and-head-swapped"
         yield moved(sample, cause, _same, weight=other)
+
+
+def _orders(sample: Sample) -> tuple[RowMap, ...]:
+    """k and v may have been exchanged before or after the rows of k were reordered."""
+    if sample.weight.role not in (Role.KEY, Role.VALUE):
+        return (_same,)
+    size = sample.a.config.head_dim
+    return _same, partial(to_halves, size), partial(to_pairs, size)
 
 
 def _head_is_embedding(sample: Sample) -> bool:

@@ -97,6 +97,14 @@ def exchanging(first: str, second: str, layers: tuple[int, ...]) -> Make:
     return make
 
 
+def copying(source: str, target: str, layers: tuple[int, ...]) -> Make:
+    def make(weights: Weights, config: Config, model: MetaModel) -> None:
+        for layer in layers:
+            weights[named(target, layer)] = weights[named(source, layer)]
+
+    return make
+
+
 # ---- changes of one tensor ----
 
 
@@ -216,6 +224,15 @@ def head_given_the_embedding(weights: Weights, config: Config, model: MetaModel)
     weights["lm_head.weight"] = weights["model.embed_tokens.weight"]
 
 
+def embedding_and_head_swapped(weights: Weights, config: Config, model: MetaModel) -> None:
+    embedding, head = TOP["embedding"], TOP["head"]
+    weights[embedding], weights[head] = weights[head], weights[embedding]
+
+
+def final_norm_overwritten(weights: Weights, config: Config, model: MetaModel) -> None:
+    weights[TOP["norm"]] = weights[named("norm2", 1)]
+
+
 def vocabulary(change: int) -> Make:
     def make(weights: Weights, config: Config, model: MetaModel) -> None:
         config["vocab_size"] += change
@@ -248,15 +265,27 @@ def layers_exchanged(weights: Weights, config: Config, model: MetaModel) -> None
 # ---- the registry ----
 
 ALL, FIRST, LAST = tuple(range(LAYERS)), (0,), (LAYERS - 1,)
-WHERE = {"everywhere": ALL, "in the last layer": LAST}
 
 
-def _everywhere_and_last(
-    name: str, model: str, cause: str, make: Callable[[tuple[int, ...]], Make]
-) -> Iterator[Mistake]:
-    for where, layers in WHERE.items():
-        title = f"{name} {where}"
-        yield Mistake(name=title, model=model, cause=cause, levels=VALUES, make=make(layers), layers=layers)
+def _spread(name: str, model: str, cause: str, parts: tuple[str, ...], change: Change) -> Iterator[Mistake]:
+    """The change made in all layers, in the last, and in one tensor alone."""
+    for where, chosen, layers in (
+        ("in all layers", parts, ALL),
+        ("in the last layer", parts, LAST),
+        (f"in {parts[-1]} alone", parts[-1:], FIRST),
+    ):
+        make = changing(chosen, layers, change)
+        yield Mistake(name=f"{name} {where}", model=model, cause=cause, levels=VALUES, make=make, layers=layers)
+
+
+def _swapped(name: str, model: str, cause: str, first: str, second: str) -> Iterator[Mistake]:
+    """The same of an exchange; one tensor alone is a copy of the other."""
+    for where, make, layers in (
+        ("in all layers", exchanging(first, second, ALL), ALL),
+        ("in the last layer", exchanging(first, second, LAST), LAST),
+        (f"in {first} alone", copying(second, first, FIRST), FIRST),
+    ):
+        yield Mistake(name=f"{name} {where}", model=model, cause=cause, levels=VALUES, make=make, layers=layers)
 
 
 def _of_both(model: str) -> Iterator[Mistake]:
@@ -272,12 +301,13 @@ def _of_both(model: str) -> Iterator[Mistake]:
         ("o transposed", "transposed", ("o",), transposed),
         ("q scaled", "scaled", ("q",), scaled),
     ):
-        yield from _everywhere_and_last(name, model, cause, lambda at, p=parts, c=change: changing(p, at, c))
+        yield from _spread(name, model, cause, parts, change)
     for name, cause, first, second in (
         ("gate and up swapped", "gate-and-up-swapped", "gate", "up"),
         ("norms swapped", "norms-swapped", "norm1", "norm2"),
+        ("k and v swapped", "keys-and-values-swapped", "k", "v"),
     ):
-        yield from _everywhere_and_last(name, model, cause, lambda at, f=first, s=second: exchanging(f, s, at))
+        yield from _swapped(name, model, cause, first, second)
     yield from _pieces(model)
     yield from _single(model)
     yield from _damaged(model)
@@ -295,7 +325,7 @@ def _pieces(model: str) -> Iterator[Mistake]:
         ("rows joined as columns", axis, rows, joined_on_the_other_axis(4, 0)),
         ("columns joined as rows", axis, columns, joined_on_the_other_axis(2, 1)),
     ):
-        yield from _everywhere_and_last(name, model, cause, lambda at, p=parts, c=change: changing(p, at, c))
+        yield from _spread(name, model, cause, parts, change)
     for name, cause, part, change in (
         ("embedding's pieces exchanged", wrong, "embedding", pieces_exchanged(2, 1)),
         ("head's pieces exchanged", wrong, "head", pieces_exchanged(2, 0)),
@@ -317,6 +347,16 @@ def _single(model: str) -> Iterator[Mistake]:
         ("rows of the vocabulary shifted up", "vocabulary-off-by-one", changing(("embedding", "head"), (), row_added)),
     ):
         yield Mistake(name=name, model=model, cause=cause, levels=VALUES, make=make)
+    yield Mistake(
+        name="final norm overwritten", model=model, cause="norms-swapped", levels=VALUES, make=final_norm_overwritten
+    )
+    yield Mistake(
+        name="embedding and head swapped",
+        model=model,
+        cause="embedding-and-head-swapped",
+        levels=VALUES,
+        make=embedding_and_head_swapped,
+    )
     yield Mistake(
         name="layers exchanged",
         model=model,
@@ -343,7 +383,7 @@ def _damaged(model: str) -> Iterator[Mistake]:
         ("three values changed", "few-values-changed", ("up",), three_values),
         ("rows zeroed", "rows-zeroed", ("up",), rows_zeroed),
     ):
-        yield from _everywhere_and_last(name, model, cause, lambda at, p=parts, c=change: changing(p, at, c))
+        yield from _spread(name, model, cause, parts, change)
 
 
 def _configured(model: str) -> Iterator[Mistake]:
@@ -369,25 +409,14 @@ def _of_3_1() -> Iterator[Mistake]:
 
 def _of_shards() -> Iterator[Mistake]:
     """A's own cuts are known here."""
+    wrong, axis = "shards-in-wrong-order", "joined-on-the-wrong-axis"
     for model, count in (("3.1-4shards", 4), ("2-2shards", 2)):
-        yield from _everywhere_and_last(
-            "rows of the shards exchanged",
-            model,
-            "shards-in-wrong-order",
-            lambda at, n=count: changing(("q", "k", "gate"), at, pieces_exchanged(n, 0)),
-        )
-        yield from _everywhere_and_last(
-            "columns of the shards exchanged",
-            model,
-            "shards-in-wrong-order",
-            lambda at, n=count: changing(("o", "down"), at, pieces_exchanged(n, 1)),
-        )
-        yield from _everywhere_and_last(
-            "shards joined on the wrong axis",
-            model,
-            "joined-on-the-wrong-axis",
-            lambda at, n=count: changing(("o", "down"), at, joined_on_the_other_axis(n, 1)),
-        )
+        for name, cause, parts, change in (
+            ("rows of the shards exchanged", wrong, ("q", "k", "gate"), pieces_exchanged(count, 0)),
+            ("columns of the shards exchanged", wrong, ("o", "down"), pieces_exchanged(count, 1)),
+            ("shards joined on the wrong axis", axis, ("o", "down"), joined_on_the_other_axis(count, 1)),
+        ):
+            yield from _spread(name, model, cause, parts, change)
 
 
 def _detours() -> Iterator[Mistake]:
