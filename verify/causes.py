@@ -71,8 +71,8 @@ CAUSES = {
         f"{_AGAIN}; a hand-written script forgot the reordering of q and k, or did it for one of them only.",
     ),
     "rotary-order-twice": Cause(
-        "on the way to {b} the rows of {places} were reordered twice; it declares them {detail}",
-        f"{_AGAIN}, from the first source: one of two steps reordered what already was.",
+        "on the way to {b} the rows of {places} were reordered once too often; it declares them {detail}",
+        f"{_AGAIN}, from the first source: one of two steps reordered what was in order already.",
     ),
     "wrong-heads-in-reorder": Cause(
         "on the way to {b} the rows of {places} were reordered as if they were {detail}",
@@ -140,10 +140,6 @@ CAUSES = {
     "rows-zeroed": Cause(
         "rows of {places} are zero in {b}: {detail}",
         "Copy or download B's weight files again, to the end; a hole in a file reads as zeros.",
-    ),
-    "copies-disagree": Cause(
-        "the copies that {a} stores of {places} are not all the same",
-        "Fetch A's files again: all shards hold the same norms, and copies of a head are equal.",
     ),
     "values-differ": Cause("{b} has other values in {places}: {detail}", f"{_AGAIN}, and compare again.", vague=True),
     "unknown": Cause(

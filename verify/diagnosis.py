@@ -17,7 +17,7 @@ from llama_convert.verify.places import places
 from llama_convert.verify.report import Diagnosis, Parting
 from llama_convert.verify.samples import sampled
 from llama_convert.verify.settings import setting_causes
-from llama_convert.verify.tensors import TensorResult, copies
+from llama_convert.verify.tensors import TensorResult
 
 # Marks of values that were never A's.
 _NOT_A_S = ("tensor-of-another-model", "values-differ")
@@ -74,7 +74,7 @@ def _reason(a: Checkpoint, b: Checkpoint, result: TensorResult) -> Mark | None:
         return None
     sample = sampled(a, b, result.weight, result.difference)
     if sample is None:
-        return Mark("copies-disagree") if copies(a, result.weight) > 1 else None
+        return None
     found = explained(sample)
     if found is not None:
         return Mark(found.cause, found.detail)

@@ -11,7 +11,7 @@ from torch import Tensor
 from llama_convert.convert.architecture import NORM_ROLES, Role, Weight
 from llama_convert.verify.hypothesis import Hypothesis, RowMap, moved
 from llama_convert.verify.reorders import reorders, to_halves, to_pairs
-from llama_convert.verify.samples import Sample, place_in
+from llama_convert.verify.samples import Sample, first_row
 from llama_convert.verify.shards import joins
 from llama_convert.verify.tensors import canonical_rows
 
@@ -107,7 +107,7 @@ def _exchanged(sample: Sample) -> Iterator[Hypothesis]:
 
 
 def _orders(sample: Sample) -> tuple[RowMap, ...]:
-    """k and v may have been exchanged before or after the rows of k were reordered."""
+    """K and v may have been exchanged before or after the rows of k were reordered."""
     if sample.weight.role not in (Role.KEY, Role.VALUE):
         return (_same,)
     size = sample.a.config.head_dim
@@ -134,9 +134,8 @@ def _other_layers(sample: Sample) -> Iterator[Hypothesis]:
 
 def _shifted(sample: Sample) -> Iterator[Hypothesis]:
     """From the first row that differs on; what came in at the end is anything."""
-    last, place = sample.shape[0] - 1, place_in(sample.difference)
-    if sample.weight.role in _VOCABULARY and place:
-        first = place[0]
+    if sample.weight.role in _VOCABULARY:
+        first, last = first_row(sample), sample.shape[0] - 1
         lost = f"row {first} of {{places}} is lost, all behind it come one too early"
         added = f"row {first} of {{places}} is one too many, all behind it come one too late"
         yield moved(sample, "vocabulary-off-by-one", partial(_over, first, 1), lost, within=(0, last))

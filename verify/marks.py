@@ -11,7 +11,7 @@ from torch import Tensor
 from llama_convert.convert.architecture import ROTARY_ROLES
 from llama_convert.convert.errors import counted
 from llama_convert.verify.reorders import to_halves
-from llama_convert.verify.samples import Sample, differing_elements, place_in
+from llama_convert.verify.samples import Sample, differing_elements, first_row, place_in
 
 _A_HANDFUL = 16
 # Correlation of two models' weights: trained apart, below 0.05; one tuned from the other, above 0.9.
@@ -38,7 +38,7 @@ def mark(sample: Sample) -> Mark:
             return found
     share = int(sample.different.sum())
     return Mark(
-        "values-differ", f"{share} of {counted(len(sample.rows), 'sampled row')}, first {sample.difference.place}"
+        "values-differ", f"{share} of {counted(len(sample.rows), 'sampled row')}, the first row is {first_row(sample)}"
     )
 
 
@@ -76,8 +76,8 @@ def _zeroed(sample: Sample) -> Mark | None:
     found = sample.of_b[sample.different]
     if found.any() or not sample.wanted[sample.different].any():
         return None
-    (first, *_) = place_in(sample.difference) or sample.rows[sample.different].tolist()
-    return Mark("rows-zeroed", f"{_rows_of(sample)}, the first is {first}")
+    counts = f"{_rows_of(sample)}, " if sample.exact else ""
+    return Mark("rows-zeroed", f"{counts}the first is {first_row(sample)}")
 
 
 def _rows_of(sample: Sample) -> str:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from llama_convert.convert.architecture import Role, Weight
 from llama_convert.convert.checkpoint import Checkpoint
-from llama_convert.convert.containers.slices import FLOATS, Scaled
+from llama_convert.convert.containers.slices import FLOATS, Coding, Scaled
 from llama_convert.convert.quantisation import ENCODERS
 from llama_convert.verify.reading import Piece, rounded_like
 from llama_convert.verify.tensors import Difference, canonical_rows, copies, stored_rows
@@ -75,7 +75,7 @@ class Sample:
         """Whether B's values can be computed from A's to the bit."""
         piece = self.piece
         if isinstance(piece, Scaled):
-            return piece.tile is not None
+            return piece.coding is Coding.SCALED and piece.tile is not None
         return piece.dtype in FLOATS or piece.dtype in ENCODERS
 
     @property
@@ -92,8 +92,9 @@ class Sample:
         return canonical_rows(self.b, self.weight, rows, self.copy)
 
     def as_b_holds(self, values: Tensor) -> Tensor:
-        """Values of A in the type of B."""
-        return rounded_like(values, self.piece).to(self.of_b.dtype)
+        """Values of A in the type of B, as far as that can be computed."""
+        rounded = rounded_like(values, self.piece) if self.exact else values
+        return rounded.to(self.of_b.dtype)
 
     def distance(self, values: Tensor, places: Tensor) -> float:
         """How far what B holds in some of the rows is from these values of A: 0 where they explain it.
@@ -105,6 +106,22 @@ class Sample:
             return float(_unequal(wanted, found).double().mean())
         error = _gap(wanted, found)
         return error if error < _NEAR and error < _gap(self.wanted[places], found) / 2 else 1.0 + error
+
+
+def first_row(sample: Sample) -> int:
+    """The first row that differs, in B's own order; between the sampled ones it is looked for by halving."""
+    if sample.exact and place_in(sample.difference):
+        return place_in(sample.difference)[0]
+    place = int(sample.first[0])
+    wrong, right = int(sample.rows[place]), int(sample.rows[place - 1]) if place else -1
+    while wrong - right > 1:
+        middle = (wrong + right) // 2
+        row = torch.tensor([middle])
+        if _gap(sample.as_b_holds(sample.values(row)), sample.values_of_b(row)) > _NEAR:
+            wrong = middle
+        else:
+            right = middle
+    return wrong
 
 
 def sampled(a: Checkpoint, b: Checkpoint, weight: Weight, difference: Difference) -> Sample | None:

@@ -2,21 +2,51 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shutil
 from dataclasses import replace
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
-from llama_convert.convert.formats import open_checkpoint
+from llama_convert.convert import Request, convert_checkpoint, open_checkpoint, plan_conversion
+from llama_convert.convert.containers.slices import DType
 from llama_convert.verify.causes import CAUSES
 from llama_convert.verify.diagnosis import diagnose
 from llama_convert.verify.report import Parting, Verdict
 from llama_convert.verify.structure import check_structure
 from llama_convert.verify.tensors import canonical_blocks, canonical_rows, check_tensors, compare_tensors, copies
+from tests.convert.test_huggingface_quantised import KINDS
 from tests.verify.mistakes import LAST, MISTAKES, MODELS, changing, left_in_pairs, three_values
 
+SEEN_THROUGH_QUANTISING = [
+    "3.1-gate and up swapped in the last layer",
+    "3.1-norms swapped in the last layer",
+    "3.1-k reordered with twice the heads in the last layer",
+    "3.1-rows of 4 pieces exchanged in the last layer",
+    "3.1-columns of 4 pieces exchanged in the last layer",
+    "3.1-columns joined as rows in the last layer",
+    "3.1-rows joined as columns in the last layer",
+    "3.1-rows of the vocabulary shifted down",
+    "3.1-layers exchanged",
+    "3.1-down of another model",
+    "3.1-rows zeroed in the last layer",
+    "3.1-o transposed in the last layer",
+    "3.1-head tied",
+]
 PARTING = Parting(layer=1, operation="attention", difference=0.5, gate=1e-4)
+
+
+def quantised(folder, out, settings, stored):
+    """The folder with these tensors and this in its config."""
+    out.mkdir()
+    shutil.copy(folder / "tokenizer.json", out)
+    (out / "config.json").write_text(json.dumps(json.loads((folder / "config.json").read_text()) | settings))
+    tensors = {name: tensor.contiguous() for name, tensor in stored.items()}
+    save_file(tensors, out / "model.safetensors", {"format": "mlx" if "quantization" in settings else "pt"})
+    return out
 
 
 def diagnosed(a, b, parting=None):
@@ -85,6 +115,33 @@ def test_single_rows_are_those_of_the_tensor(case, meta_checkpoint):
         rows = torch.tensor([len(every) - 1, 3, 0, 4, 3])
         for copy in range(copies(checkpoint, weight)):
             assert torch.equal(canonical_rows(checkpoint, weight, rows, copy), every[rows])
+
+
+@pytest.mark.parametrize("name", SEEN_THROUGH_QUANTISING)
+def test_a_mistake_is_named_though_b_is_quantised(name, make_pair, tmp_path):
+    """Types whose values can be computed again: bit for bit."""
+    mistake = MISTAKES[name]
+    meta, folder = make_pair(MODELS[mistake.model], mistake.make)
+    made = convert_checkpoint(
+        plan_conversion(folder, to="gguf", request=Request(quantize=DType.Q4_0)), tmp_path / "gguf"
+    )
+    check_named(mistake, open_checkpoint(meta, "3.1"), open_checkpoint(made.folder))
+
+
+@pytest.mark.parametrize("name", SEEN_THROUGH_QUANTISING)
+def test_a_mistake_is_named_though_b_cannot_be_computed_again(name, make_pair, tmp_path):
+    """Codes of 4 bits that nobody can repeat: the nearest of all that B might hold. The right tensors have no cause."""
+    mistake = MISTAKES[name]
+    meta, folder = make_pair(MODELS[mistake.model], mistake.make)
+    settings, make = KINDS["mlx 4 bits"]
+    made = quantised(folder, tmp_path / "quantised", settings, make(load_file(folder / "model.safetensors"))[0])
+    check_named(mistake, open_checkpoint(meta, "3.1"), open_checkpoint(made))
+
+
+def check_named(mistake, a, b):
+    found = diagnosed(a, b)
+    assert {one.cause for one in found} == {mistake.cause}, found
+    assert set(layers_of(" ".join(one.sentence for one in found))) == set(mistake.layers), found
 
 
 def test_a_detour_of_a_cast_is_no_detour(open_pair):
