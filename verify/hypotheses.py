@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
+from math import inf
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -14,6 +16,9 @@ from llama_convert.verify.reorders import reorders, to_halves, to_pairs
 from llama_convert.verify.samples import Sample, first_row
 from llama_convert.verify.shards import joins
 from llama_convert.verify.tensors import canonical_rows
+
+# (values of A, places in the sample) -> how far B's rows there are from them.
+Measure: TypeAlias = Callable[[Tensor, Tensor], float]
 
 _VOCABULARY = (Role.TOKENS, Role.HEAD)
 _EXCHANGED = {
@@ -27,35 +32,34 @@ _EXCHANGED = {
 
 
 def explained(sample: Sample) -> Hypothesis | None:
-    """The mistake that explains every sampled row best; None where none does."""
-    fitting = [(_distance(sample, found), found) for found in _all(sample) if _fits_first(sample, found)]
-    fitting = [(distance, found) for distance, found in fitting if distance < 1.0 and not (sample.exact and distance)]
-    return min(fitting, key=lambda pair: pair[0])[1] if fitting else None
+    """The mistake that explains every sampled row best; None where none does.
+
+    To the bit, where that can be; else but for rounding, so that a second mistake does not hide the first.
+    """
+    exactly = _best(sample, sample.mismatch) if sample.exact else None
+    return exactly or _best(sample, sample.error)
+
+
+def _best(sample: Sample, measure: Measure) -> Hypothesis | None:
+    every = torch.arange(len(sample.rows))
+    # Rows that differ first: most guesses end there, before the others are read for them.
+    possible = [found for found in _all(sample) if _distance(sample, found, measure, sample.first) < inf]
+    distances = [_distance(sample, found, measure, every) for found in possible]
+    best = min(distances, default=inf)
+    return possible[distances.index(best)] if best < inf else None
+
+
+def _distance(sample: Sample, hypothesis: Hypothesis, measure: Measure, places: Tensor) -> float:
+    first, last = hypothesis.within or (0, sample.shape[0])
+    rows = sample.rows[places]
+    places = places[(rows >= first) & (rows < last)]
+    return measure(hypothesis.values(sample.rows[places]), places) if len(places) else inf
 
 
 def _all(sample: Sample) -> Iterator[Hypothesis]:
     """The likelier first: of those that fit equally well, the first counts."""
     for family in (_casts, reorders, _exchanged, joins, _shifted, _other_layers):
         yield from family(sample)
-
-
-def _fits_first(sample: Sample, hypothesis: Hypothesis) -> bool:
-    """Whether it explains a few rows that differ: wrong ones end here, before the others are read."""
-    places = _within(sample, hypothesis, sample.first)
-    return len(places) > 0 and _distance_at(sample, hypothesis, places) < (0.5 if sample.exact else 1.0)
-
-
-def _distance(sample: Sample, hypothesis: Hypothesis) -> float:
-    return _distance_at(sample, hypothesis, _within(sample, hypothesis, torch.arange(len(sample.rows))))
-
-
-def _distance_at(sample: Sample, hypothesis: Hypothesis, places: Tensor) -> float:
-    return sample.distance(hypothesis.values(sample.rows[places]), places)
-
-
-def _within(sample: Sample, hypothesis: Hypothesis, places: Tensor) -> Tensor:
-    first, last = hypothesis.within or (0, sample.shape[0])
-    return places[(sample.rows[places] >= first) & (sample.rows[places] < last)]
 
 
 def _same(rows: Tensor) -> Tensor:

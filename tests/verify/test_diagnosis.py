@@ -19,7 +19,7 @@ from llama_convert.verify.report import Parting, Verdict
 from llama_convert.verify.structure import check_structure
 from llama_convert.verify.tensors import canonical_blocks, canonical_rows, check_tensors, compare_tensors, copies
 from tests.convert.test_huggingface_quantised import KINDS
-from tests.verify.mistakes import LAST, MISTAKES, MODELS, changing, left_in_pairs, three_values
+from tests.verify.mistakes import LAST, MISTAKES, MODELS, changing, left_in_pairs, three_values, through
 
 SEEN_THROUGH_QUANTISING = [
     "3.1-gate and up swapped in the last layer",
@@ -93,6 +93,15 @@ def test_two_mistakes_are_two_causes_the_config_first(open_pair):
     found = diagnosed(*open_pair(MODELS["3.1"], both))
     assert [one.cause for one in found] == ["wrong-theta", "few-values-changed", "rotary-order"]
     assert "key projection of layer 1" in found[2].sentence
+
+
+def test_a_detour_does_not_hide_another_mistake(open_pair):
+    def both(weights, config, model):
+        changing(("k",), LAST, left_in_pairs)(weights, config, model)
+        changing(("k", "down"), LAST, through(torch.float16))(weights, config, model)
+
+    found = diagnosed(*open_pair(MODELS["3.1-tiny"], both))
+    assert [one.cause for one in found] == ["rotary-order", "float16-detour"]
 
 
 def test_what_has_no_name_is_told_by_its_place(open_pair):
