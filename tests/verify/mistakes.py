@@ -5,35 +5,53 @@ The conversion they are made in is that of test_reference_agreement: nothing her
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from tests.checkpoints import CASES, Case, MetaModel, random_model
-from tests.test_reference_agreement import Config, Weights, halves, pairs, setting, to_transformers
 from tests.test_reference_agreement import Mistake as Make
+from tests.test_reference_agreement import setting
+from tests.verify.changes import (
+    LAYER,
+    LAYERS,
+    TOP,
+    Change,
+    bit_flipped,
+    by_heads_of,
+    changing,
+    copying,
+    embedding_and_head_swapped,
+    exchanging,
+    final_norm_overwritten,
+    half_the_heads,
+    head_given_the_embedding,
+    head_tied,
+    head_untied,
+    joined_on_the_other_axis,
+    last_layer_lost,
+    layers_exchanged,
+    left_in_pairs,
+    of_another_model,
+    pieces_exchanged,
+    reordered_again,
+    row_added,
+    row_lost,
+    rows_zeroed,
+    scaled,
+    scaling,
+    scaling_added,
+    three_values,
+    through,
+    transposed,
+    truncated,
+    vocabulary,
+)
 
 VALUES = frozenset({"tensors", "logits"})
 CONFIG = frozenset({"structure", "logits"})
 BITS = frozenset({"tensors"})  # too small for the logits, or in rows that the prompt may not touch
-
-# What a mistake does to one tensor: (tensor, its name's last word, the model) -> the wrong one.
-Change = Callable[[Tensor, str, MetaModel], Tensor]
-LAYER = {
-    "q": "self_attn.q_proj",
-    "k": "self_attn.k_proj",
-    "v": "self_attn.v_proj",
-    "o": "self_attn.o_proj",
-    "gate": "mlp.gate_proj",
-    "up": "mlp.up_proj",
-    "down": "mlp.down_proj",
-    "norm1": "input_layernorm",
-    "norm2": "post_attention_layernorm",
-}
-TOP = {"embedding": "model.embed_tokens.weight", "head": "lm_head.weight", "norm": "model.norm.weight"}
-LAYERS = 2  # of the models in CASES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,15 +65,29 @@ class WithTinyValues(Case):
         return found
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InFloat32(Case):
+    """A model with all 24 bits of each value, as training leaves it."""
+
+    def model(self, *, seed: int = 0) -> MetaModel:
+        return random_model(self.version, seed=seed, dtype=torch.float32)
+
+
 MODELS: dict[str, Case] = {
     case.name: case
-    for case in (*CASES, WithTinyValues(name="3.1-tiny", version="3.1"), WithTinyValues(name="2-tiny", version="2"))
+    for case in (
+        *CASES,
+        WithTinyValues(name="3.1-tiny", version="3.1"),
+        WithTinyValues(name="2-tiny", version="2"),
+        InFloat32(name="2-float32", version="2"),
+    )
 }
 
 
 @dataclass(frozen=True, kw_only=True)
 class Mistake:
-    """model: a name in CASES. levels: those that must fail. layers: those that the diagnosis must name; () for none.
+    """model: a name in CASES. levels: those that must fail. layers: those that the diagnosis must name,
+    None where it speaks of others too.
 
     may: levels that may fail or pass.
     """
@@ -65,201 +97,11 @@ class Mistake:
     cause: str
     levels: frozenset[str]
     make: Make
-    layers: tuple[int, ...] = ()
+    layers: tuple[int, ...] | None = ()
     may: frozenset[str] = frozenset()
 
     def __str__(self) -> str:
         return f"{self.model}-{self.name}"
-
-
-def named(part: str, layer: int | None) -> str:
-    return TOP[part] if layer is None else f"model.layers.{layer}.{LAYER[part]}.weight"
-
-
-def changing(parts: tuple[str, ...], layers: tuple[int, ...], change: Change) -> Make:
-    """The change made to these parts of these layers; parts of no layer are changed once."""
-
-    def make(weights: Weights, config: Config, model: MetaModel) -> None:
-        for part in parts:
-            for layer in (None,) if part in TOP else layers:
-                name = named(part, layer)
-                weights[name] = change(weights[name], part, model).contiguous()
-
-    return make
-
-
-def exchanging(first: str, second: str, layers: tuple[int, ...]) -> Make:
-    def make(weights: Weights, config: Config, model: MetaModel) -> None:
-        for layer in layers:
-            one, other = named(first, layer), named(second, layer)
-            weights[one], weights[other] = weights[other], weights[one]
-
-    return make
-
-
-def copying(source: str, target: str, layers: tuple[int, ...]) -> Make:
-    def make(weights: Weights, config: Config, model: MetaModel) -> None:
-        for layer in layers:
-            weights[named(target, layer)] = weights[named(source, layer)]
-
-    return make
-
-
-# ---- changes of one tensor ----
-
-
-def left_in_pairs(weight: Tensor, part: str, model: MetaModel) -> Tensor:
-    return pairs(weight, model.head_dim)
-
-
-def reordered_again(weight: Tensor, part: str, model: MetaModel) -> Tensor:
-    return halves(weight, model.head_dim)
-
-
-def by_heads_of(count: Callable[[MetaModel], int]) -> Change:
-    """Reordered as if there were so many heads; the rows decide how large each is."""
-
-    def change(weight: Tensor, part: str, model: MetaModel) -> Tensor:
-        return halves(pairs(weight, model.head_dim), len(weight) // count(model))
-
-    return change
-
-
-def pieces_exchanged(count: int, axis: int) -> Change:
-    """Pieces 1 0 3 2 ..., as the reorder comes after joining, of q and k by pairs."""
-
-    def change(weight: Tensor, part: str, model: MetaModel) -> Tensor:
-        pieces = before_reorder(weight, part, model).chunk(count, dim=axis)
-        return after_reorder(torch.cat([pieces[i ^ 1] for i in range(count)], dim=axis), part, model)
-
-    return change
-
-
-def joined_on_the_other_axis(count: int, axis: int) -> Change:
-    """axis: the right one."""
-
-    def change(weight: Tensor, part: str, model: MetaModel) -> Tensor:
-        pieces = before_reorder(weight, part, model).chunk(count, dim=axis)
-        return after_reorder(torch.cat(pieces, dim=1 - axis).reshape(weight.shape), part, model)
-
-    return change
-
-
-def before_reorder(weight: Tensor, part: str, model: MetaModel) -> Tensor:
-    return pairs(weight, model.head_dim) if part in ("q", "k") else weight
-
-
-def after_reorder(weight: Tensor, part: str, model: MetaModel) -> Tensor:
-    return halves(weight, model.head_dim) if part in ("q", "k") else weight
-
-
-def through(dtype: torch.dtype) -> Change:
-    def change(weight: Tensor, part: str, model: MetaModel) -> Tensor:
-        return weight.to(dtype).to(weight.dtype)
-
-    return change
-
-
-def row_lost(weight: Tensor, part: str, model: MetaModel) -> Tensor:
-    """Row 300 left out, the last one twice."""
-    return torch.cat((weight[:300], weight[301:], weight[-1:]))
-
-
-def row_added(weight: Tensor, part: str, model: MetaModel) -> Tensor:
-    """A row of zeros before the first, the last one lost."""
-    return torch.cat((torch.zeros_like(weight[:1]), weight[:-1]))
-
-
-def bit_flipped(bit: int) -> Change:
-    def change(weight: Tensor, part: str, model: MetaModel) -> Tensor:
-        flipped = weight.clone()
-        flipped.view(torch.int16).view(-1)[weight.numel() // 2 + 5] ^= 1 << bit
-        return flipped
-
-    return change
-
-
-def three_values(weight: Tensor, part: str, model: MetaModel) -> Tensor:
-    changed = weight.clone()
-    changed.view(-1)[torch.tensor([5, 77, 100])] += 1
-    return changed
-
-
-def rows_zeroed(weight: Tensor, part: str, model: MetaModel) -> Tensor:
-    changed = weight.clone()
-    changed[40:56] = 0
-    return changed
-
-
-def transposed(weight: Tensor, part: str, model: MetaModel) -> Tensor:
-    return weight.T
-
-
-def scaled(weight: Tensor, part: str, model: MetaModel) -> Tensor:
-    return weight * model.head_dim**-0.5
-
-
-# ---- changes of several, and of the config ----
-
-
-def of_another_model(part: str, layer: int | None) -> Make:
-    def make(weights: Weights, config: Config, model: MetaModel) -> None:
-        other = random_model(model.version or "", seed=7)
-        weights[named(part, layer)] = to_transformers(other)[0][named(part, layer)]
-
-    return make
-
-
-def head_tied(weights: Weights, config: Config, model: MetaModel) -> None:
-    del weights["lm_head.weight"]
-    config["tie_word_embeddings"] = True
-
-
-def head_untied(weights: Weights, config: Config, model: MetaModel) -> None:
-    config["tie_word_embeddings"] = False
-    weights["lm_head.weight"] = random_model("3.2", seed=7, tied=False).weights["output.weight"]
-
-
-def head_given_the_embedding(weights: Weights, config: Config, model: MetaModel) -> None:
-    weights["lm_head.weight"] = weights["model.embed_tokens.weight"]
-
-
-def embedding_and_head_swapped(weights: Weights, config: Config, model: MetaModel) -> None:
-    embedding, head = TOP["embedding"], TOP["head"]
-    weights[embedding], weights[head] = weights[head], weights[embedding]
-
-
-def final_norm_overwritten(weights: Weights, config: Config, model: MetaModel) -> None:
-    weights[TOP["norm"]] = weights[named("norm2", 1)]
-
-
-def vocabulary(change: int) -> Make:
-    def make(weights: Weights, config: Config, model: MetaModel) -> None:
-        config["vocab_size"] += change
-        for name in ("model.embed_tokens.weight", "lm_head.weight"):
-            weight = weights[name]
-            weights[name] = weight[:change] if change < 0 else torch.cat((weight, weight[:change]))
-
-    return make
-
-
-def half_the_heads(weights: Weights, config: Config, model: MetaModel) -> None:
-    """Each twice as large: all shapes stay what they are."""
-    config["num_attention_heads"] //= 2
-    config["num_key_value_heads"] //= 2
-
-
-def scaling(key: str, value: float) -> Make:
-    def make(weights: Weights, config: Config, model: MetaModel) -> None:
-        config["rope_scaling"][key] = value
-
-    return make
-
-
-def layers_exchanged(weights: Weights, config: Config, model: MetaModel) -> None:
-    for part in LAYER:
-        first, last = named(part, 0), named(part, LAYERS - 1)
-        weights[first], weights[last] = weights[last], weights[first]
 
 
 # ---- the registry ----
@@ -348,7 +190,12 @@ def _single(model: str) -> Iterator[Mistake]:
     ):
         yield Mistake(name=name, model=model, cause=cause, levels=VALUES, make=make)
     yield Mistake(
-        name="final norm overwritten", model=model, cause="norms-swapped", levels=VALUES, make=final_norm_overwritten
+        name="final norm overwritten",
+        model=model,
+        cause="norms-swapped",
+        levels=VALUES,
+        make=final_norm_overwritten,
+        layers=None,
     )
     yield Mistake(
         name="embedding and head swapped",
@@ -392,9 +239,13 @@ def _configured(model: str) -> Iterator[Mistake]:
         ("wrong eps", "wrong-norm-eps", CONFIG, setting("rms_norm_eps", 1e-6)),
         ("half the heads", "wrong-head-count", CONFIG | VALUES, half_the_heads),
         ("a row too many", "vocabulary-off-by-one", CONFIG | VALUES, vocabulary(1)),
+        ("64 rows too many", "other-vocabulary", CONFIG | VALUES, vocabulary(64)),
+        ("the last layer lost", "other-sizes", CONFIG | VALUES, last_layer_lost),
+        ("wrong context", "wrong-context", frozenset({"structure"}), setting("max_position_embeddings", 1000)),
         ("a row too few", "vocabulary-off-by-one", CONFIG | VALUES, vocabulary(-1)),
     ):
-        yield Mistake(name=name, model=model, cause=cause, levels=levels, make=make)
+        layers = None if cause == "other-sizes" else ()
+        yield Mistake(name=name, model=model, cause=cause, levels=levels, make=make, layers=layers)
 
 
 def _of_3_1() -> Iterator[Mistake]:
@@ -405,6 +256,16 @@ def _of_3_1() -> Iterator[Mistake]:
         ("original context", "rope-scaling-context", scaling("original_max_position_embeddings", 4096)),
     ):
         yield Mistake(name=name, model="3.1", cause=cause, levels=CONFIG, make=make)
+
+
+def _of_others() -> Iterator[Mistake]:
+    for name, model, cause, levels, make in (
+        ("head untied", "3.2", "head-untied-by-mistake", VALUES, head_untied),
+        ("scaling added", "3", "rope-scaling-added", CONFIG, scaling_added),
+        ("cut off to bfloat16", "2-float32", "truncated-not-rounded", VALUES, truncated),
+    ):
+        layers = ALL if model == "2-float32" else ()
+        yield Mistake(name=name, model=model, cause=cause, levels=levels, make=make, layers=layers)
 
 
 def _of_shards() -> Iterator[Mistake]:
@@ -447,7 +308,7 @@ def _all() -> Iterator[Mistake]:
     yield from _of_both("2")
     yield from _of_3_1()
     yield from _of_shards()
-    yield Mistake(name="head untied", model="3.2", cause="head-untied-by-mistake", levels=VALUES, make=head_untied)
+    yield from _of_others()
     yield from _detours()
 
 

@@ -19,7 +19,8 @@ from llama_convert.verify.report import Parting, Verdict
 from llama_convert.verify.structure import check_structure
 from llama_convert.verify.tensors import canonical_blocks, canonical_rows, check_tensors, compare_tensors, copies
 from tests.convert.test_huggingface_quantised import KINDS
-from tests.verify.mistakes import LAST, MISTAKES, MODELS, changing, left_in_pairs, three_values, through
+from tests.verify.changes import changing, left_in_pairs, three_values, through
+from tests.verify.mistakes import LAST, MISTAKES, MODELS
 
 SEEN_THROUGH_QUANTISING = [
     "3.1-gate and up swapped in the last layer",
@@ -72,10 +73,16 @@ def test_a_mistake_is_seen_and_named(name, open_pair):
     found = diagnosed(a, b, PARTING)
     assert [one.cause for one in found][:1] == [mistake.cause], found
     assert {one.cause for one in found} == {mistake.cause}, found
-    if mistake.name != "final norm overwritten":  # names the layer it was taken from
+    if mistake.layers is not None:
         assert set(layers_of(" ".join(one.sentence for one in found))) == set(mistake.layers), found
     assert all(one.fix == CAUSES[one.cause].fix and b.path.name in one.sentence for one in found)
     assert not re.search(r"[{}]", " ".join(one.sentence for one in found))
+
+
+def test_every_cause_has_its_mistake():
+    assert {mistake.cause for mistake in MISTAKES.values()} == {
+        name for name, cause in CAUSES.items() if not cause.vague
+    }
 
 
 @pytest.mark.parametrize("case", ["2", "3.1", "3.1-4shards", "3.2", "3.2-tied-by-value", "3.1-16shards-kv-twice"])
