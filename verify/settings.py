@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 
 from llama_convert.convert.architecture import LlamaConfig, Role, RopeScaling
 from llama_convert.convert.checkpoint import Checkpoint
@@ -25,6 +25,8 @@ _CAUSES = {
     "rope_scaling.high_frequency_factor": "rope-scaling-frequencies",
     "rope_scaling.original_context": "rope-scaling-context",
 }
+# What params.json says itself; the rest follows from it and from the version.
+_IN_PARAMS = {"rope_theta", "norm_eps", "heads", "kv_heads", "layers", "hidden_size", "vocab_size"}
 _HEADS = ("heads", "kv_heads", "head_dim")
 # More rows than this are another vocabulary, or one padded on purpose.
 _A_FEW_ROWS = 4
@@ -56,9 +58,10 @@ def _same_shapes(a: LlamaConfig, b: LlamaConfig) -> bool:
     return all(a.shape(role) == b.shape(role) for role in (Role.QUERY, Role.KEY))
 
 
-def _said(side: Checkpoint, names: Iterable[str]) -> str:
+def _said(side: Checkpoint, names: Sequence[str]) -> str:
     values = ", ".join(f"{name} {_text(_value(side.config, name))}" for name in names)
-    return f"{_file(side)} says {values}"
+    derived = side.format.name == "meta" and not _IN_PARAMS.issuperset(names)
+    return f"{_file(side)} {'means' if derived else 'says'} {values}"
 
 
 def _file(side: Checkpoint) -> str:
