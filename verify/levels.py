@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from llama_convert.convert.checkpoint import Checkpoint
@@ -11,11 +12,15 @@ from llama_convert.convert.errors import UsageError
 from llama_convert.convert.formats import open_checkpoint
 from llama_convert.verify import compare, structure, tensors, tokenizer
 from llama_convert.verify.devices import Computing, choose
-from llama_convert.verify.report import Diagnosis, LevelResult, Report, not_checked
+from llama_convert.verify.diagnosis import diagnose
+from llama_convert.verify.report import Diagnosis, LevelResult, Parting, Report, Verdict, not_checked
+from llama_convert.verify.tensors import TensorResult
 
 LEVELS = (structure.NAME, tensors.NAME, tokenizer.NAME, compare.NAME)
 # Nothing can be computed from weights that are missing or of the wrong shape.
 _NEED_SHAPES = (tensors.NAME, compare.NAME)
+# Levels whose failures the diagnosis gives reasons for; the others say them themselves.
+_EXPLAINED = (structure.NAME, tensors.NAME, compare.NAME)
 
 
 def verify(
@@ -82,22 +87,42 @@ def _checked(
     a: Checkpoint, b: Checkpoint | None, levels: Sequence[str], computing: Computing
 ) -> Iterator[LevelResult | Diagnosis]:
     misshapen = any(structure.shape_problems(side) for side in (a, b) if side is not None)
-    for name in LEVELS:
-        if name in levels:
-            blocked = misshapen and name in _NEED_SHAPES
-            yield (
-                not_checked(name, "weights are missing or of the wrong shape")
-                if blocked
-                else _level(name, a, b, computing)
-            )
+    evidence = _Evidence()
+    for name in (name for name in LEVELS if name in levels):
+        if misshapen and name in _NEED_SHAPES:
+            result = not_checked(name, "weights are missing or of the wrong shape")
+        else:
+            result = _level(name, a, b, computing, evidence)
+        evidence.failed |= name in _EXPLAINED and result.verdict is Verdict.FAILED
+        yield result
+    if b is not None and evidence.failed:
+        yield from _explained(a, b, evidence, misshapen=misshapen)
 
 
-def _level(name: str, a: Checkpoint, b: Checkpoint | None, computing: Computing) -> LevelResult:
-    if name == compare.NAME:
-        return compare.check_logits(a, b, computing)[0]
-    checks = {
-        structure.NAME: structure.check_structure,
-        tensors.NAME: tensors.check_tensors,
-        tokenizer.NAME: tokenizer.check_tokenizer,
-    }
-    return checks[name](a, b)
+@dataclass(slots=True)
+class _Evidence:
+    """What the levels leave behind for the diagnosis. tensors: None where their level was not asked for."""
+
+    failed: bool = False
+    tensors: list[TensorResult] | None = None
+    parting: Parting | None = None
+
+
+def _level(name: str, a: Checkpoint, b: Checkpoint | None, computing: Computing, evidence: _Evidence) -> LevelResult:
+    if name == structure.NAME:
+        return structure.check_structure(a, b)
+    if name == tokenizer.NAME:
+        return tokenizer.check_tokenizer(a, b)
+    if name == tensors.NAME:
+        evidence.tensors = list(tensors.compare_tensors(a, b))
+        return tensors.judge_tensors(evidence.tensors, alone=b is None)
+    result, evidence.parting = compare.check_logits(a, b, computing)
+    return result
+
+
+def _explained(a: Checkpoint, b: Checkpoint, evidence: _Evidence, *, misshapen: bool) -> Iterator[Diagnosis]:
+    if misshapen:
+        evidence.tensors = []
+    elif evidence.tensors is None:
+        evidence.tensors = list(tensors.compare_tensors(a, b))
+    yield from diagnose(a, b, evidence.tensors, evidence.parting)

@@ -21,7 +21,7 @@ def check_structure(a: Checkpoint, b: Checkpoint | None) -> LevelResult:
     warnings: list[str] = []
     if b is not None:
         for field, difference in config_differences(a.config, b.config):
-            (warnings if _harmless(field, b) else findings).append(difference)
+            (warnings if harmless(field, b) else findings).append(difference)
         if a.dtype is not b.dtype:
             warnings.append(f"dtype: {a.dtype.label} against {b.dtype.label}")
     count, config = sum(1 for _ in weights(a.config)), a.config
@@ -29,7 +29,7 @@ def check_structure(a: Checkpoint, b: Checkpoint | None) -> LevelResult:
     return judged(NAME, figures, tuple(findings), tuple(warnings))
 
 
-def _harmless(field: str, b: Checkpoint) -> bool:
+def harmless(field: str, b: Checkpoint) -> bool:
     """A difference that changes no logit.
 
     An output head may be stored or be the embedding: the tensors level sees whether the values agree.

@@ -68,11 +68,12 @@ class TensorResult:
 
 
 def check_tensors(a: Checkpoint, b: Checkpoint | None) -> LevelResult:
-    """Whether B's weights are A's; with A alone, whether its copies agree.
+    """Whether B's weights are A's; with A alone, whether its copies agree."""
+    return judge_tensors(list(compare_tensors(a, b)), alone=b is None)
 
-    Values that are NaN or infinite are warnings, which name the tensor.
-    """
-    results = list(compare_tensors(a, b))
+
+def judge_tensors(results: list[TensorResult], *, alone: bool) -> LevelResult:
+    """The level's result for all weights. Values that are NaN or infinite are warnings, which name the tensor."""
     findings = tuple(_finding(result) for result in results if not result.right)
     warnings = tuple(
         f"{name}: {counted(count, 'value')} NaN or infinite"
@@ -83,7 +84,7 @@ def check_tensors(a: Checkpoint, b: Checkpoint | None) -> LevelResult:
     # NaN may be meant, in rows that no token uses: whether the model still computes, the logits tell.
     return judged(
         NAME,
-        _figures(results, measures, alone=b is None),
+        _figures(results, measures, alone=alone),
         findings,
         warnings,
         measures=measures,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from math import prod
 
 import torch
@@ -64,6 +65,23 @@ def canonical_blocks(checkpoint: Checkpoint, weight: Weight) -> Iterator[Tensor]
     view = views(checkpoint, weight)[0]
     for rows in row_numbers(view, checkpoint.config.shape(weight.role)):
         yield canonical(view, rows)
+
+
+def canonical_rows(checkpoint: Checkpoint, weight: Weight, rows: Tensor, copy: int = 0) -> Tensor:
+    """The weight's values in these canonical rows, in their order; of copies, the one asked for.
+
+    rows: numbers, sorted or not. Only they are read, neighbours at once.
+    """
+    view = views(checkpoint, weight)[copy]
+    places, order = torch.unique(stored_rows(checkpoint, weight.role, rows, view.copy), return_inverse=True)
+    starts = [0, *(places.diff() > 1).nonzero().flatten().add(1).tolist(), len(places)]
+    runs = [places[first:last] for first, last in pairwise(starts)]
+    return torch.cat([_stored(view, int(run[0]), int(run[-1]) + 1) for run in runs])[order]
+
+
+def copies(checkpoint: Checkpoint, weight: Weight) -> int:
+    """How often the checkpoint stores the weight; 0 where it does not."""
+    return len(views(checkpoint, weight))
 
 
 def views(checkpoint: Checkpoint, weight: Weight) -> tuple[View, ...]:
