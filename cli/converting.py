@@ -62,7 +62,12 @@ def convert(
         output.data({"ok": True, "plan": plan_json(plan)})
         return
     done = carry_out(plan, target, overwrite=overwrite, check=not no_check, output=output)
-    report = run_verification(source, target, plan.source.version.name, output, assume=assumed) if verify else None
+    report = None
+    if verify:
+        from llama_convert.verify import record_verdict
+
+        report = run_verification(source, target, plan.source.version.name, output, assume=assumed)
+        record_verdict(target, report)
     verified = report.as_json() if report else None
     output.data({"ok": report is None or report.ok, **conversion_json(done), "verified": verified})
     if report is not None and not report.ok:

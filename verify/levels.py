@@ -9,10 +9,11 @@ from llama_convert.convert.checkpoint import Checkpoint
 from llama_convert.convert.claims import read_claims
 from llama_convert.convert.errors import UsageError
 from llama_convert.convert.formats import open_checkpoint
-from llama_convert.verify import compare, structure, tensors, tokenizer
+from llama_convert.verify import compare, files, structure, tensors, tokenizer
 from llama_convert.verify.report import LevelResult, Report, not_checked
 
 LEVELS: dict[str, Callable[[Checkpoint, Checkpoint | None], LevelResult]] = {
+    files.NAME: files.check_files,
     structure.NAME: structure.check_structure,
     tensors.NAME: tensors.check_tensors,
     tokenizer.NAME: tokenizer.check_tokenizer,
