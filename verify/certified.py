@@ -125,7 +125,7 @@ def _certificate(folder: Path, values: Mapping[str, Any]) -> Certificate:
         folder=folder,
         complete=complete,
         files={name: _written(entry, stored[name]) for name, entry in files.items()} if complete else {},
-        verified=verified and dict(verified, levels=[dict(level) for level in verified["levels"]]),
+        verified=None if verified is None else dict(verified, levels=[dict(level) for level in verified["levels"]]),
     )
 
 
