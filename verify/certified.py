@@ -22,7 +22,7 @@ _CONVERT_AGAIN = "Convert again: the new folder can be checked."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Stored:
+class TensorEntry:
     """A tensor as the certificate has it: its bytes in its file, and their CRC-32."""
 
     name: str
@@ -31,13 +31,13 @@ class Stored:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Written:
+class FileEntry:
     """A file as the certificate has it. rest: SHA-256 of what is no tensor's; sha256: of all of a small file."""
 
     size: int
     sha256: str | None
     rest: str | None
-    tensors: tuple[Stored, ...]
+    tensors: tuple[TensorEntry, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +50,7 @@ class Certificate:
 
     folder: Path
     complete: bool
-    files: Mapping[str, Written]
+    files: Mapping[str, FileEntry]
     verified: Mapping[str, Any] | None = None
 
     @property
@@ -117,7 +117,7 @@ def _certificate(folder: Path, values: Mapping[str, Any]) -> Certificate:
     files, tensors, verified = values["target"]["files"], values["tensors"], values.get("verified")
     digested = all({"sha256", "sha256_without_tensors"} & entry.keys() for entry in files.values())
     complete = digested and all("stored" in tensor for tensor in tensors.values())
-    stored: dict[str, list[Stored]] = {_inside(name): [] for name in files}
+    stored: dict[str, list[TensorEntry]] = {_inside(name): [] for name in files}
     for name, tensor in tensors.items() if complete else ():
         file, found = _stored(name, tensor["stored"])
         stored[file].append(found)
@@ -136,14 +136,14 @@ def _inside(name: str) -> str:
     return name
 
 
-def _stored(name: str, place: Mapping[str, Any]) -> tuple[str, Stored]:
+def _stored(name: str, place: Mapping[str, Any]) -> tuple[str, TensorEntry]:
     start, nbytes, file = _size(place["offset"]), _size(place["nbytes"]), str(place["file"])
     name = name.removeprefix(f"{file}: ")  # it is there where several files have parts of the tensor
-    return file, Stored(name=name, span=(start, start + nbytes), crc32=str(place["crc32"]))
+    return file, TensorEntry(name=name, span=(start, start + nbytes), crc32=str(place["crc32"]))
 
 
-def _written(entry: Mapping[str, Any], tensors: list[Stored]) -> Written:
-    return Written(
+def _written(entry: Mapping[str, Any], tensors: list[TensorEntry]) -> FileEntry:
+    return FileEntry(
         size=_size(entry["size"]),
         sha256=entry.get("sha256"),
         rest=entry.get("sha256_without_tensors"),
@@ -185,7 +185,7 @@ def certificate_statements(certificate: Certificate) -> Iterator[Statement]:
             yield from _of_file(path, written)
 
 
-def _of_file(path: Path, written: Written) -> Iterator[Statement]:
+def _of_file(path: Path, written: FileEntry) -> Iterator[Statement]:
     for tensor in written.tensors:
         what = f"{tensor.name} at offset {tensor.span[0]:,}"
         yield _statement(path, Extent(CRC32, (tensor.span,)), tensor.crc32, what)
