@@ -2,10 +2,10 @@
 
 Bytes that stay as they are go through one small buffer, where their checksums are taken on the way: that of the
 source's record and that of the output's tensor, which the certificate has, are one where both have the same bytes.
-The kernel's copy_file_range would spare the buffer and gain nothing: every byte has to be read for its checksum
-in any case. Measured in the page cache, a thread copies 1 GiB in 0.2 s either way and needs 0.3 to 0.4 s more for
-the CRC-32, taken on the way or after the kernel; and where source and target do not lie alike within their pages,
-the kernel takes twice the time.
+The kernel's copy_file_range would spare the buffer and gain nothing, for every byte has to be read for its checksum
+in any case. CPU time of one thread for 1 GiB in the page cache: 0.20 s by the kernel and 0.25 s for its CRC-32
+afterwards, 0.26 s and 0.25 s through the buffer; least time on the clock 0.52 s and 0.47 s. Only file systems that
+let two files share blocks would copy faster, and hardly any tensor lies alike within its blocks on both sides.
 """
 
 from __future__ import annotations
