@@ -11,7 +11,7 @@ from typer import Exit, Option
 from llama_convert.cli import options
 from llama_convert.cli.failures import DIFFERENT
 from llama_convert.cli.output import Output, count, gigabytes, table
-from llama_convert.cli.verifying import run_verification
+from llama_convert.cli.verifying import show_verification
 from llama_convert.convert.errors import counted
 
 if TYPE_CHECKING:
@@ -62,11 +62,13 @@ def convert(
         output.data({"ok": True, "plan": plan_json(plan)})
         return
     done = carry_out(plan, target, overwrite=overwrite, check=not no_check, output=output)
-    report = (
-        run_verification(source, target, output, llama_version=plan.source.version.name, assume=assumed)
-        if verify
-        else None
-    )
+    report = None
+    if verify:
+        from llama_convert.verify import record_verdict, verify_levels
+
+        events = verify_levels(source, target, llama_version=plan.source.version.name, assume=assumed)
+        report = show_verification(source, target, events, output)
+        record_verdict(target, report)
     verified = report.as_json() if report else None
     output.data({"ok": report is None or report.ok, **conversion_json(done), "verified": verified})
     if report is not None and not report.ok:

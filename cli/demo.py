@@ -36,15 +36,16 @@ def demo(
 
 def _run(target: Path, output: Output) -> None:
     from llama_convert.cli.converting import carry_out, plan_text
-    from llama_convert.cli.verifying import run_verification
+    from llama_convert.cli.verifying import show_verification
     from llama_convert.convert import plan_conversion
+    from llama_convert.verify import verify_levels
 
     plan = plan_conversion(EMBEDDED)
     output.result(f"$ llama-convert convert {EMBEDDED} {target} --dry-run\n{plan_text(plan)}\n")
     output.result(f"$ llama-convert convert {EMBEDDED} {target}")
     carry_out(plan, target, overwrite=False, check=True, output=output)
     output.result(f"\n$ llama-convert verify {EMBEDDED} {target}")
-    report = run_verification(EMBEDDED, target, output)
+    report = show_verification(EMBEDDED, target, verify_levels(EMBEDDED, target), output)
     stories = [_story(folder) for folder in (EMBEDDED, target)]
     for whose, story in zip(("Meta's files", "Hugging Face's files"), stories, strict=True):
         output.result(f"\nFrom {whose}, greedily:\n{textwrap.fill(_PROMPT + story, 100)}")

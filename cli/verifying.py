@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Argument, Exit, Option
 
@@ -28,10 +28,16 @@ def verify(
         str | None,
         Option(
             "--level",
-            help="Only these, separated by commas: structure, tensors, tokenizer, logits.",
+            help="Only these, separated by commas: files, structure, tensors, tokenizer, logits.",
             show_default=False,
         ),
     ] = None,
+    certificate: Annotated[
+        bool,
+        Option(
+            "--certificate", help="Hold a converted folder against its own conversion.json; the source is not needed."
+        ),
+    ] = False,
     llama_version: options.LlamaVersion = None,
     assume: options.Assume = None,
     device: Annotated[
@@ -59,57 +65,69 @@ def verify(
 ) -> None:
     """Prove that two checkpoints are the same model, whatever their formats, or that one is sound."""
     from llama_convert.cli.sizes import parse_assumptions
+    from llama_convert.verify import LEVELS, verify_levels
+    from llama_convert.verify.against import verify_against
 
     output = Output(json=json, quiet=quiet)
-    levels = tuple(name.strip() for name in level.split(",")) if level else None
-    if against is not None and (b is not None or levels or compute or device != "auto"):
-        raise UsageError("--against takes A alone", advice="Leave B, --level, --device and --compute away.")
-    report = run_verification(
-        a,
-        b,
-        output,
-        levels=levels,
-        llama_version=llama_version,
-        assume=parse_assumptions(assume or []),
-        device=device,
-        precision=compute,
-        against=against,
-    )
+    chosen = b is not None or level is not None or compute is not None or device != "auto"
+    if (certificate or against) and (chosen or (certificate and against)):
+        option = "--certificate" if certificate else "--against"
+        raise UsageError(f"{option} takes A alone", advice="Leave B and the other options away.")
+    if certificate:
+        _check_certificate(a, output)
+        return
+    assumed = parse_assumptions(assume or [])
+    if against is not None:
+        events = verify_against(a, against, llama_version=llama_version, assume=assumed)
+    else:
+        levels = tuple(name.strip() for name in level.split(",")) if level else LEVELS
+        events = verify_levels(
+            a, b, levels, llama_version=llama_version, assume=assumed, device=device, precision=compute
+        )
+    report = show_verification(a, b, events, output)
     output.data(report.as_json())
     if not report.ok:
         raise Exit(DIFFERENT)
 
 
-def run_verification(
-    a: Path,
-    b: Path | None,
-    output: Output,
-    *,
-    levels: tuple[str, ...] | None = None,
-    llama_version: str | None = None,
-    assume: Mapping[str, str] | None = None,
-    device: str = "auto",
-    precision: str | None = None,
-    against: str | None = None,
-) -> Report:
-    """Run the levels, printing each as it ends, then what is wrong and the verdict; with a library, what it says."""
-    from llama_convert.verify import LEVELS, LevelResult, Report, verify_levels
-    from llama_convert.verify.against import verify_against
+def _check_certificate(folder: Path, output: Output) -> None:
+    """Print whether the folder is as it was written, and what its certificate says was verified then."""
+    from llama_convert.verify import Report, check_certificate, read_certificate
 
-    done: list[LevelResult | Diagnosis] = []
-    events = (
-        verify_levels(
-            a, b, levels or LEVELS, llama_version=llama_version, assume=assume, device=device, precision=precision
-        )
-        if against is None
-        else verify_against(a, against, llama_version=llama_version, assume=assume)
-    )
+    result = check_certificate(folder)
+    verified = read_certificate(folder).verified
+    report = Report(a=folder, b=None, levels=(result,))
+    output.result(_text(result))
+    output.result(f"{'verified':{_WIDTH}}{_verified(verified)}")
+    output.result(f"{folder}: " + ("as it was written" if report.ok else "NOT AS IT WAS WRITTEN"))
+    output.data({**report.as_json(), "verified": verified})
+    if not report.ok:
+        raise Exit(DIFFERENT)
+
+
+def _verified(found: Mapping[str, Any] | None) -> str:
+    """What a certificate says of a verification, as one line."""
+    if found is None:
+        return "not verified when it was written"
+    levels = ", ".join(f"{level.get('name')} {level.get('verdict')}" for level in found.get("levels", ()))
+    verdict = "the same model as" if found.get("ok") else "NOT THE SAME MODEL AS"
+    return f"on {found.get('date')}: {verdict} {found.get('a')} ({levels})"
+
+
+def show_verification(a: Path, b: Path | None, events: Iterable[LevelResult | Diagnosis], output: Output) -> Report:
+    """Print each level's result as it comes, then what is wrong and the verdict."""
+    from llama_convert.verify import LevelResult, Report
+
+    levels: list[LevelResult] = []
+    causes: list[Diagnosis] = []
     for event in events:
-        output.result(_text(event) if isinstance(event, LevelResult) else _cause(event))
-        done.append(event)
-    results = tuple(event for event in done if isinstance(event, LevelResult))
-    causes = tuple(event for event in done if not isinstance(event, LevelResult))
-    report = Report(a=a, b=b, levels=results, diagnosis=causes)
+        if isinstance(event, LevelResult):
+            output.result(_text(event))
+            levels.append(event)
+        else:
+            output.result(_cause(event))
+            causes.append(event)
+    report = Report(a=a, b=b, levels=tuple(levels), diagnosis=tuple(causes))
     output.result(_verdict(report))
     return report
 

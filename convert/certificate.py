@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import platform
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -15,34 +16,69 @@ from typing import Any
 from llama_convert.convert.checklist import read_checklist
 from llama_convert.convert.checkpoint import Checkpoint
 from llama_convert.convert.containers.slices import TensorFile
+from llama_convert.convert.digests import SHA256, Extent, all_of, gaps, read_digests
 from llama_convert.convert.expressions import describe, slices
-from llama_convert.convert.outputs import Step
+from llama_convert.convert.json_files import read_object
+from llama_convert.convert.outputs import Step, WeightFile
 from llama_convert.convert.plan import Plan
 
 NAME = "conversion.json"
 # What took part: numpy moved rows; torch, where values were cast.
 _VERSIONS = ("llama-convert", "numpy", "torch")
-_LARGEST_HASHED = 64 << 20  # bytes; larger files are known by the digest of their table of contents
+# Bytes; larger weight files are not read again for a digest of all of it: their tensors' CRC-32s are taken as they
+# are written.
+_LARGEST_HASHED = 64 << 20
 
 
-def certificate(plan: Plan, options: Mapping[str, Any], records_checked: int, folder: Path) -> dict[str, Any]:
+def certificate(
+    plan: Plan,
+    options: Mapping[str, Any],
+    records_checked: int,
+    crc32s: Mapping[tuple[int, int], int],
+    folder: Path,
+) -> dict[str, Any]:
     """The certificate of a finished run. No absolute path is in it: the folder may be published.
 
-    records_checked: how many `.pth` records were held against their CRC-32; 0 when none was.
+    records_checked: how many `.pth` records were held against their CRC-32; 0 when none was. crc32s: of each
+    output tensor, by the numbers of its file and of its step in the plan.
     """
     return {
-        "tool": _tool(),
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        **_made(),
         "options": dict(options),
         "source": _source(plan.source, records_checked),
-        "target": {"format": plan.target, "files": _written(folder)},
-        "tensors": _tensors(plan),
+        "target": {"format": plan.target, "files": _written(plan, folder)},
+        "tensors": _tensors(plan, crc32s),
     }
 
 
 def write_certificate(folder: Path, values: Mapping[str, Any]) -> None:
     """Write it beside the weights."""
-    (folder / NAME).write_text(json.dumps(values, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    (folder / NAME).write_text(_text(values), encoding="utf-8")
+
+
+def add_verdict(folder: Path, values: Mapping[str, Any]) -> None:
+    """Write into the folder's certificate what a verification found, with its date, in place of an older one.
+
+    Nobody sees half a file. Raises CheckpointError where there is no certificate.
+    """
+    path, partial = folder / NAME, folder / f".{NAME}.partial"
+    text = _text({**read_object(path), "verified": {**_made(), **values}})
+    try:
+        with partial.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _text(values: Mapping[str, Any]) -> str:
+    return json.dumps(values, indent=1, ensure_ascii=False) + "\n"
+
+
+def _made() -> dict[str, Any]:
+    return {"tool": _tool(), "date": datetime.now(timezone.utc).isoformat(timespec="seconds")}
 
 
 def _tool() -> dict[str, str]:
@@ -84,23 +120,41 @@ def _small_file(path: Path) -> dict[str, Any]:
     return {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
 
-def _written(folder: Path) -> dict[str, Any]:
-    paths: Iterable[Path] = (path for path in sorted(folder.rglob("*")) if path.is_file())
+def _written(plan: Plan, folder: Path) -> dict[str, Any]:
+    weights = {file.name: file for file in plan.files}
+    names = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
     return {
-        str(path.relative_to(folder)): _small_file(path)
-        if path.stat().st_size <= _LARGEST_HASHED
-        else {"size": path.stat().st_size}
-        for path in paths
+        str(name): _weights(folder, weights[str(name)]) if str(name) in weights else _small_file(folder / name)
+        for name in names
     }
 
 
-def _tensors(plan: Plan) -> dict[str, Any]:
-    """What every tensor is made of, by its name; with its file's where several files have parts of it."""
+def _weights(folder: Path, file: WeightFile) -> dict[str, Any]:
+    """What a weight file holds beside its tensors, which have checksums of their own; a small one also as a whole."""
+    path = folder / file.name
+    rest = Extent(SHA256, gaps(((step.offset, step.offset + step.nbytes) for step in file.steps), file.size))
+    everything = Extent(SHA256, all_of(path))
+    small = file.size <= _LARGEST_HASHED
+    found = read_digests(path, [rest, everything] if small else [rest])
+    values = {"size": file.size, "sha256_without_tensors": found[rest]}
+    return values | {"sha256": found[everything]} if small else values
+
+
+def _tensors(plan: Plan, crc32s: Mapping[tuple[int, int], int]) -> dict[str, Any]:
+    """What every tensor is made of and where it is, by its name; with its file's where several have parts of it."""
     count = Counter(step.name for step in plan.steps)
     return {
-        step.name if count[step.name] == 1 else f"{file.name}: {step.name}": _tensor(plan.source, step)
-        for file in plan.files
-        for step in file.steps
+        step.name if count[step.name] == 1 else f"{file.name}: {step.name}": {
+            **_tensor(plan.source, step),
+            "stored": {
+                "file": file.name,
+                "offset": step.offset,
+                "nbytes": step.nbytes,
+                "crc32": f"{crc32s[file_number, number]:08x}",
+            },
+        }
+        for file_number, file in enumerate(plan.files)
+        for number, step in enumerate(file.steps)
     }
 
 

@@ -15,7 +15,7 @@ from llama_convert.convert.integrity import Checks
 from llama_convert.convert.outputs import Request
 from llama_convert.convert.plan import Plan, make_plan
 from llama_convert.convert.publish import check_destination, staged
-from llama_convert.convert.run import Moved, Unusual, run
+from llama_convert.convert.run import Moved, Unusual, Written, run
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,9 +65,9 @@ def convert_checkpoint(
     _check_is_a_folders_name(folder, plan)
     check_destination(folder, plan.source.folder, plan.nbytes, overwrite=overwrite)
     with staged(folder) as partial, Checks(plan.source, enabled=check) as checks:
-        unusual = _write(plan, partial, checks, on_progress)
+        unusual, crc32s = _write(plan, partial, checks, on_progress)
         records = checks.finish()
-        values = certificate(plan, _options(plan, check), records, partial)
+        values = certificate(plan, _options(plan, check), records, crc32s, partial)
         write_certificate(partial, values)
     return Conversion(folder=folder, plan=plan, records_checked=records, unusual=unusual)
 
@@ -82,18 +82,23 @@ def _check_is_a_folders_name(folder: Path, plan: Plan) -> None:
         )
 
 
-def _write(plan: Plan, folder: Path, checks: Checks, on_progress: Callable[[Moved], None]) -> tuple[Unusual, ...]:
-    unusual = []
+def _write(
+    plan: Plan, folder: Path, checks: Checks, on_progress: Callable[[Moved], None]
+) -> tuple[tuple[Unusual, ...], dict[tuple[int, int], int]]:
+    """What was found on the way, and the CRC-32 of every tensor by the numbers of its file and step."""
+    unusual, crc32s = [], {}
     with written_aside([file for file in plan.side_files if not file.late], folder):
         for event in run(plan, folder, checks):
             if isinstance(event, Moved):
                 on_progress(event)
+            elif isinstance(event, Written):
+                crc32s[event.file, event.step] = event.crc32
             else:
                 unusual.append(event)
     if not checks.damaged:
         write_side_files([file for file in plan.side_files if file.late], folder)
     order = [step.name for step in plan.steps]  # threads find them in any
-    return tuple(sorted(unusual, key=lambda found: order.index(found.name)))
+    return tuple(sorted(unusual, key=lambda found: order.index(found.name))), crc32s
 
 
 def _options(plan: Plan, check: bool) -> dict[str, object]:

@@ -10,13 +10,13 @@ from llama_convert.convert.checkpoint import Checkpoint
 from llama_convert.convert.claims import read_claims
 from llama_convert.convert.errors import UsageError
 from llama_convert.convert.formats import open_checkpoint
-from llama_convert.verify import compare, structure, tensors, tokenizer
+from llama_convert.verify import compare, files, structure, tensors, tokenizer
 from llama_convert.verify.devices import Computing, choose
 from llama_convert.verify.diagnosis import diagnose
 from llama_convert.verify.report import Diagnosis, LevelResult, Parting, Report, Verdict, not_checked
 from llama_convert.verify.tensors import TensorResult
 
-LEVELS = (structure.NAME, tensors.NAME, tokenizer.NAME, compare.NAME)
+LEVELS = (files.NAME, structure.NAME, tensors.NAME, tokenizer.NAME, compare.NAME)
 # Nothing can be computed from weights that are missing or of the wrong shape.
 _NEED_SHAPES = (tensors.NAME, compare.NAME)
 # Levels whose failures the diagnosis gives reasons for; the others say them themselves.
@@ -109,6 +109,8 @@ class _Evidence:
 
 
 def _level(name: str, a: Checkpoint, b: Checkpoint | None, computing: Computing, evidence: _Evidence) -> LevelResult:
+    if name == files.NAME:
+        return files.check_files(a, b)
     if name == structure.NAME:
         return structure.check_structure(a, b)
     if name == tokenizer.NAME:

@@ -27,12 +27,13 @@ _LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, 22 bytes also found in t
 
 @dataclass(frozen=True, slots=True)
 class _Contents:
-    """What a `.pth` holds: the unpickled object, and where each storage's bytes are."""
+    """What a `.pth` holds: the unpickled object, and where each storage's bytes are. checksummed: all records."""
 
     root: Any
     records: Mapping[str, Record]
     stem: str | None
     index_sha256: str | None
+    checksummed: tuple[Record, ...] = ()
 
 
 def read_pth(source: ByteSource, nested: Sequence[str] = ()) -> TensorFile:
@@ -53,6 +54,7 @@ def read_pth(source: ByteSource, nested: Sequence[str] = ()) -> TensorFile:
         stem=contents.stem,
         index_sha256=contents.index_sha256,
         beside=beside,
+        records=contents.checksummed,
     )
 
 
@@ -112,7 +114,8 @@ def _read_zip(source: ByteSource) -> _Contents:
     prefix = f"{stem}/data/"
     storages = {name[len(prefix) :]: record for name, record in records.items() if name.startswith(prefix)}
     directory = source.read(archive.start_dir, source.size - archive.start_dir)
-    return _Contents(root, storages, stem, hashlib.sha256(directory).hexdigest())
+    checksummed = tuple(record for record in records.values() if record.crc32 is not None)
+    return _Contents(root, storages, stem, hashlib.sha256(directory).hexdigest(), checksummed)
 
 
 def _open_zip(source: ByteSource) -> zipfile.ZipFile:

@@ -187,7 +187,7 @@ class TensorFile:
     stem: the name under which the file was saved, where it records that (zip `.pth`), else None.
     index_sha256: digest of the file's own table of contents, checksums included; None without one.
     metadata: free text the file carries (safetensors). beside: names of what else lies in it, such as an
-    optimizer's state (`.pth` of a training run).
+    optimizer's state (`.pth` of a training run). records: its checksummed runs, tensors in them or not.
     """
 
     path: Path
@@ -197,6 +197,7 @@ class TensorFile:
     index_sha256: str | None = None
     metadata: dict[str, str] | None = None
     beside: tuple[str, ...] = ()
+    records: tuple[Record, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,9 +1,9 @@
-"""How bytes get from their file into the output: by the kernel, through a buffer, or changed on the way."""
+"""How bytes get from their file into the output: copied or changed on the way, and checksummed."""
 
 from __future__ import annotations
 
-import errno
 import os
+import zlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +17,7 @@ from llama_convert.convert.errors import CheckpointError
 from llama_convert.convert.expressions import Stored
 from llama_convert.convert.integrity import Checks
 from llama_convert.convert.outputs import Step, Tensor, WeightFile
-from llama_convert.convert.run import Moved, run
+from llama_convert.convert.run import Happening, Moved, Written, run
 from tests.checkpoints import CASES
 
 PAGE = 4096
@@ -42,46 +42,22 @@ def copying(meta_checkpoint: Callable[..., Path], tmp_path: Path) -> Callable[[i
     return made
 
 
-def carried_out(plan: Plan, folder: Path) -> bytes:
+def carried_out(plan: Plan, folder: Path, events: list[Happening] | None = None) -> bytes:
+    events = [] if events is None else events
     with Checks(plan.source, enabled=False) as checks:
-        events = list(run(plan, folder, checks))
+        events += run(plan, folder, checks)
     assert sum(event.nbytes for event in events if isinstance(event, Moved)) == SIZE
     return (folder / "out").read_bytes()
 
 
-@pytest.mark.parametrize(
-    ("source", "target", "kernel"), [(PAGE, 2 * PAGE, True), (100, PAGE + 100, True), (64, 128, False)]
-)
-def test_the_kernel_copies_where_pages_lie_alike(
-    source: int, target: int, kernel: bool, copying, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize(("source", "target"), [(PAGE, 2 * PAGE), (100, PAGE + 100), (64, 128)])
+def test_bytes_are_copied_and_their_checksum_told(source: int, target: int, copying, tmp_path: Path) -> None:
     plan, wanted = copying(source, target)
-    calls: list[int] = []
-    real = os.copy_file_range
-    monkeypatch.setattr(os, "copy_file_range", lambda *given: calls.append(1) or real(*given))
-    assert carried_out(plan, tmp_path) == wanted
-    assert bool(calls) is kernel
-
-
-@pytest.mark.parametrize("number", [errno.EXDEV, errno.ENOSYS, errno.EOPNOTSUPP])
-def test_a_buffer_does_it_where_the_kernel_cannot(
-    number: int, copying, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(*_: object) -> int:
-        raise OSError(number, os.strerror(number))
-
-    monkeypatch.setattr(os, "copy_file_range", refuse)
-    plan, wanted = copying(PAGE, PAGE)
-    assert carried_out(plan, tmp_path) == wanted
-
-
-def test_an_error_of_the_disk_is_not_hidden(copying, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: object) -> int:
-        raise OSError(errno.EIO, "Input/output error")
-
-    monkeypatch.setattr(os, "copy_file_range", fail)
-    with pytest.raises(OSError, match="Input/output"):
-        carried_out(copying(PAGE, PAGE)[0], tmp_path)
+    events: list[Happening] = []
+    assert carried_out(plan, tmp_path, events) == wanted
+    assert [event for event in events if isinstance(event, Written)] == [
+        Written(file=0, step=0, crc32=zlib.crc32(wanted[target:]))
+    ]
 
 
 def test_a_file_that_shrinks_meanwhile_is_told(copying, tmp_path: Path) -> None:
@@ -89,6 +65,14 @@ def test_a_file_that_shrinks_meanwhile_is_told(copying, tmp_path: Path) -> None:
     os.truncate(tmp_path / "raw", SIZE // 2)
     with pytest.raises(CheckpointError, match="ended at byte"):
         carried_out(plan, tmp_path)
+
+
+def test_nothing_is_told_of_a_tensor_that_was_not_finished(copying, tmp_path: Path) -> None:
+    """The run stops without an error of its own where a check has failed elsewhere."""
+    plan, _ = copying(64, 128)
+    with Checks(plan.source, enabled=True) as checks:
+        checks.damaged = True
+        assert list(run(plan, tmp_path, checks)) == []
 
 
 def test_short_writes_are_finished(copying, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

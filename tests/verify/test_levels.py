@@ -137,8 +137,8 @@ def test_a_cast_is_judged_by_what_it_rounds_to(make_pair):
     assert report.ok
     report = verify(*make_pair(BY_NAME["3.1"], cast))
     assert report.ok
-    assert "dtype: bfloat16 against float16" in report.levels[0].warnings
-    assert "A rounded to B's types" in report.levels[3].figures
+    assert "dtype: bfloat16 against float16" in report.levels[1].warnings
+    assert "A rounded to B's types" in report.levels[4].figures
 
 
 def test_numbers_that_are_none_fail_alone(make_pair):
@@ -147,7 +147,7 @@ def test_numbers_that_are_none_fail_alone(make_pair):
 
     _, b = make_pair(BY_NAME["3"], spoil)
     report = verify(b)
-    assert report.levels[1].warnings == (f"{b.name}/model.norm.weight: 1 value NaN or infinite",)
+    assert report.levels[2].warnings == (f"{b.name}/model.norm.weight: 1 value NaN or infinite",)
     assert failed(report) == {"logits"}
 
 
@@ -155,7 +155,7 @@ def test_levels_come_one_by_one_and_by_name(make_pair):
     pair = make_pair(BY_NAME["3"])
     assert [level.name for level in verify(*pair, levels=("logits", "structure")).levels] == ["structure", "logits"]
     results = verify_levels(*pair)
-    assert next(results).name == "structure"
+    assert next(results).name == "files"
     for levels in (("tensor",), ()):
         with pytest.raises(UsageError, match="evel"):
             verify_levels(*pair, levels=levels)
