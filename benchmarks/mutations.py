@@ -30,8 +30,9 @@ from llama_convert.convert import (
 )
 from llama_convert.convert.containers.slices import DType
 from llama_convert.convert.formats import FORMATS
-from llama_convert.verify import Verdict, verify_levels
-from llama_convert.verify.compare import compare_logits
+from llama_convert.verify import Verdict, verify
+from llama_convert.verify.compare import check_logits
+from llama_convert.verify.devices import choose, exact
 from llama_convert.verify.diagnosis import diagnose
 from llama_convert.verify.structure import check_structure
 from llama_convert.verify.tensors import check_tensors, compare_tensors
@@ -104,12 +105,13 @@ def _judged(a: Checkpoint, b: Checkpoint) -> Seen:
     levels = (check_structure(a, b), check_tensors(a, b))
     failed = {level.name for level in levels if level.verdict is Verdict.FAILED}
     margin = None
-    if a.config.vocab_size == b.config.vocab_size:
-        found = compare_logits(a, b)
-        margin = found.difference / found.gate
-    if margin is None or margin > 1:
-        failed.add("logits")
-    causes = tuple(one.cause for one in diagnose(a, b, list(compare_tensors(a, b)), None))
+    with exact():
+        result, parting = check_logits(a, b, choose("cpu"))
+    if result.gate is not None:
+        margin = float(result.measures["difference"]) / result.gate
+    if result.verdict is Verdict.FAILED:
+        failed.add(result.name)
+    causes = tuple(one.cause for one in diagnose(a, b, list(compare_tensors(a, b)), parting))
     return Seen(failed=frozenset(failed), margin=margin, causes=causes)
 
 
@@ -204,7 +206,7 @@ def _alarms(drawn: Drawn, folder: Path) -> Iterator[str]:
         return
     made = convert_checkpoint(plan, folder / "B").folder
     try:
-        for level in verify_levels(source, made, llama_version=model.version):
+        for level in verify(source, made, llama_version=model.version, device="cpu").levels:
             if level.verdict is Verdict.FAILED:
                 yield f"{level.name}: {'; '.join(level.findings[:3])}"
     except ConvertError as error:

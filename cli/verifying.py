@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from textwrap import wrap
 from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Argument, Exit, Option
@@ -16,7 +17,8 @@ from llama_convert.convert.errors import UsageError
 if TYPE_CHECKING:
     from llama_convert.verify import Diagnosis, LevelResult, Report
 
-_WIDTH = 12  # of a level's name
+# Columns of the table: a level's name, its verdict, its figures.
+_WIDTH, _VERDICT, _FIGURES = 12, 13, 95
 
 
 def verify(
@@ -133,7 +135,9 @@ def show_verification(a: Path, b: Path | None, events: Iterable[LevelResult | Di
 
 
 def _text(result: LevelResult) -> str:
-    lines = [f"{result.name:{_WIDTH}}{result.verdict.value:13}{result.figures}"]
+    first, *more = wrap(result.figures, _FIGURES, break_long_words=False, break_on_hyphens=False)
+    lines = [f"{result.name:{_WIDTH}}{result.verdict.value:{_VERDICT}}{first}"]
+    lines += [" " * (_WIDTH + _VERDICT) + line for line in more]
     lines += [f"{'':{_WIDTH}}{finding}" for finding in result.findings]
     lines += [f"{'':{_WIDTH}}warning: {warning}" for warning in result.warnings]
     return "\n".join(lines)

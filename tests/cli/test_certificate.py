@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from llama_convert.verify import LEVELS
 from llama_convert.verify.report import judged
 from tests.cli.commands import Result
 from tests.cli.conftest import check_refusal
@@ -56,7 +55,7 @@ def test_a_changed_bit_is_told(run: Run, copy: Path) -> None:
 def test_it_goes_with_nothing_else(run: Run, copy: Path, more: list[str]) -> None:
     result = run("verify", copy, *more, "--certificate")
     check_refusal(result, 2)
-    assert "--certificate looks at one folder" in result.err
+    assert "--certificate takes A alone" in result.err
 
 
 def test_without_a_certificate_it_is_refused(run: Run, copy: Path) -> None:
@@ -85,7 +84,7 @@ def test_the_verdict_of_a_conversion_stays_with_it(run: Run, source: Callable[..
 def test_a_folder_that_is_not_the_same_model_keeps_that_too(
     run: Run, source: Callable[..., Path], output: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(LEVELS, "files", lambda a, b: judged("files", "", ("wrong",)))
+    monkeypatch.setattr("llama_convert.verify.files.check_files", lambda a, b: judged("files", "", ("wrong",)))
     assert run("convert", source("3-2shards"), output, "--verify").status == 1
     verified = json.loads((output / "conversion.json").read_text())["verified"]
     assert (verified["ok"], verified["levels"][0]["verdict"]) == (False, "failed")
