@@ -135,7 +135,7 @@ def show_verification(a: Path, b: Path | None, events: Iterable[LevelResult | Di
 
 
 def _text(result: LevelResult) -> str:
-    first, *more = wrap(result.figures, _FIGURES, break_long_words=False, break_on_hyphens=False)
+    first, *more = wrap(result.figures, _FIGURES, break_long_words=False, break_on_hyphens=False) or [""]
     lines = [f"{result.name:{_WIDTH}}{result.verdict.value:{_VERDICT}}{first}"]
     lines += [" " * (_WIDTH + _VERDICT) + line for line in more]
     lines += [f"{'':{_WIDTH}}{finding}" for finding in result.findings]

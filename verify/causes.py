@@ -132,6 +132,14 @@ CAUSES = {
         "{b} has {places} cut off to the shorter type instead of rounded",
         f"{_AGAIN}; a cast must round to the nearest value, ties to even.",
     ),
+    "quantised-another-way": Cause(
+        "{b} has {places} in other codes than plain rounding gives, though no further from {a}: {detail}",
+        "If an importance matrix was used, nothing is wrong; else convert the source again with --quantize.",
+    ),
+    "sides-exchanged": Cause(
+        "{a} is {b} rounded to fewer bits, not the other way round: {detail}",
+        "Name the checkpoint that the other was made of first: verify B A.",
+    ),
     "scaled": Cause("{b} has {places} multiplied by {detail}", f"{_AGAIN}; the factor belongs into no weight."),
     "transposed": Cause("{b} has {places} transposed", f"{_AGAIN}; rows are outputs, columns are inputs."),
     # Damage.

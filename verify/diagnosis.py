@@ -13,14 +13,17 @@ from llama_convert.convert.architecture import Role, Weight
 from llama_convert.convert.checkpoint import Checkpoint
 from llama_convert.verify.causes import CAUSES
 from llama_convert.verify.distances import Difference
+from llama_convert.verify.expectations import expectation
 from llama_convert.verify.hypotheses import explained
 from llama_convert.verify.marks import Mark, mark
 from llama_convert.verify.places import places
 from llama_convert.verify.report import Diagnosis, Parting
 from llama_convert.verify.samples import sampled
 from llama_convert.verify.settings import setting_causes
-from llama_convert.verify.tensors import TensorResult
+from llama_convert.verify.tensors import TensorResult, compare_tensors
 
+# Of a weight's values; fewer that differ are damage.
+_MANY = 0.01
 # Marks of values that were never A's.
 _NOT_A_S = ("tensor-of-another-model", "values-differ")
 
@@ -34,11 +37,23 @@ def diagnose(
     it is put into words where no cause with a name explains the failure.
     Cost: some rows of each weight that differs, read a few dozen times. Memory: these rows.
     """
+    if exchanged := _exchanged(a, b, results):
+        return (_said(a, b, exchanged, ()),)
     found = [_said(a, b, Mark(cause, detail), ()) for cause, detail in setting_causes(a, b)]
     found += [_said(a, b, reason, weights) for reason, weights in _grouped(a, b, results).items()]
     if parting is not None and all(CAUSES[one.cause].vague for one in found):
         found.append(_said(a, b, Mark("unknown", _parting_text(parting)), ()))
     return tuple(found)
+
+
+def _exchanged(a: Checkpoint, b: Checkpoint, results: Sequence[TensorResult]) -> Mark | None:
+    """Where values are lost on A's side, they may have been lost on the way from B."""
+    if not _comparable(results) or not any(result.cast for result in results) or list(setting_causes(a, b)):
+        return None
+    back = list(compare_tensors(b, a))
+    if not all(result.right for result in back):
+        return None
+    return Mark("sides-exchanged", f"all {len(back)} weights are right in the other direction")
 
 
 def _grouped(a: Checkpoint, b: Checkpoint, results: Sequence[TensorResult]) -> dict[Mark, list[Weight]]:
@@ -80,9 +95,19 @@ def _reason(a: Checkpoint, b: Checkpoint, result: TensorResult) -> Mark | None:
     found = explained(sample)
     if found is not None:
         return Mark(found.cause, found.detail)
+    if sample.exact and _as_near_as_its_type(result):
+        return Mark("quantised-another-way", f"{result.type} explains more")
     untied = result.weight.role is Role.HEAD and a.config.tied and not b.config.tied
     marked = mark(sample)
     return Mark("head-untied-by-mistake") if untied and marked.cause in _NOT_A_S else marked
+
+
+def _as_near_as_its_type(result: TensorResult) -> bool:
+    """Many values, each a little off, as another choice of scales gives them: no damage, and no other tensor."""
+    if result.type is None or result.relative_error is None or result.difference is None:
+        return False
+    few = result.difference.count < result.elements * _MANY
+    return not few and result.relative_error <= expectation(result.type).relative_error
 
 
 def _said(a: Checkpoint, b: Checkpoint, reason: Mark, weights: Sequence[Weight]) -> Diagnosis:

@@ -14,8 +14,9 @@ from llama_convert.convert.tokenizers.special_tokens import special_tokens
 from llama_convert.convert.tokenizers.tiktoken import read_tiktoken
 from llama_convert.convert.tokenizers.tokenizer_json import write_tokenizer_json
 from llama_convert.convert.versions import VERSIONS
-from tests.checkpoints import Case, MetaModel
+from tests.checkpoints import Case, MetaModel, write_meta
 from tests.test_reference_agreement import Config, Mistake, Weights, to_transformers, write_transformers
+from tests.verify.quantised_files import quantisable_model, write_quantised
 
 
 def _no_mistake(weights: Weights, config: Config, model: MetaModel) -> None:
@@ -57,3 +58,19 @@ def open_pair(make_pair: Callable[..., tuple[Path, Path]]) -> Callable[..., tupl
         return open_checkpoint(meta, case.version), open_checkpoint(huggingface)
 
     return opened
+
+
+@pytest.fixture(scope="session")
+def unquantised(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The source of what `stored` gives."""
+    return open_checkpoint(write_meta(quantisable_model(), tmp_path_factory.mktemp("unquantised") / "meta"), "3")
+
+
+@pytest.fixture
+def stored(tmp_path: Path) -> Callable[..., Any]:
+    """(type, change, change of the bytes) -> a quantised file of the same model, opened."""
+
+    def made(kind: Any, *how: Any, **more: Any) -> Any:
+        return open_checkpoint(write_quantised(tmp_path / f"{kind.name}.gguf", kind, *how, **more), "3")
+
+    return made

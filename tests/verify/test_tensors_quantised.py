@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-import gguf
 import numpy as np
 import pytest
 import torch
@@ -17,52 +15,12 @@ from llama_convert.convert.formats import open_checkpoint
 from llama_convert.verify.expectations import expectation
 from llama_convert.verify.report import Verdict
 from llama_convert.verify.tensors import check_tensors, compare_tensors
-from tests.checkpoints import MetaModel, random_model, write_meta
-from tests.convert.gguf_models import gguf_weights, llama_keys
-from tests.verify.naive_quantisers import QUANTISERS, quantised
+from tests.checkpoints import random_model, write_meta
+from tests.verify.naive_quantisers import QUANTISERS
 
 KINDS = tuple(QUANTISERS)
 Change = Callable[[dict[str, torch.Tensor]], None]
 label = pytest.mark.parametrize
-
-
-def model(seed: int = 0) -> MetaModel:
-    """Rows of 256 and 1,024: whole blocks of the k-quants. Sizes of their own for all but gate and up."""
-    return random_model("3", seed=seed, dim=256, heads=8, kv_heads=4, params={"multiple_of": 256})
-
-
-@pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    return open_checkpoint(write_meta(model(), tmp_path_factory.mktemp("source") / "meta"), "3")
-
-
-@pytest.fixture
-def stored(tmp_path: Path) -> Callable[..., Any]:
-    """(type, change, change of the bytes) -> the opened file; norms are float32."""
-
-    def made(kind: Type, change: Change = lambda weights: None, spoil: Callable[[str, Any], None] | None = None) -> Any:
-        found = model()
-        change(found.weights)
-        path = tmp_path / f"{kind.name}.gguf"
-        writer = gguf.GGUFWriter(path, "llama")
-        for key, value in llama_keys(found, 8192).items():
-            (writer.add_uint32 if isinstance(value, int) else writer.add_float32)(key, value)
-        for name, weight in gguf_weights(found).items():
-            values = weight.float().numpy()
-            if weight.dim() == 1:
-                writer.add_tensor(name, values)
-                continue
-            data = quantised(values, kind) if kind in QUANTISERS else gguf.quants.quantize(values, kind)
-            if spoil:
-                spoil(name, data)
-            writer.add_tensor(name, data, raw_dtype=kind)
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_tensors_to_file()
-        writer.close()
-        return open_checkpoint(path, "3")
-
-    return made
 
 
 def wrong(a: Any, b: Any) -> dict[Weight, Any]:
@@ -70,8 +28,8 @@ def wrong(a: Any, b: Any) -> dict[Weight, Any]:
 
 
 @label("kind", KINDS, ids=lambda kind: kind.name)
-def test_a_right_file_passes(kind, source, stored):
-    result = check_tensors(source, stored(kind))
+def test_a_right_file_passes(kind, unquantised, stored):
+    result = check_tensors(unquantised, stored(kind))
     assert (result.verdict, result.findings, result.warnings) == (Verdict.PASSED, (), ())
     assert result.measures["by_error"] == 16
     assert result.measures["right"] == 21
@@ -119,15 +77,15 @@ MISTAKES = {
 
 @label("mistake", MISTAKES, ids=lambda mistake: mistake.__name__)
 @label("kind", KINDS, ids=lambda kind: kind.name)
-def test_a_mistake_is_found_in_exactly_its_tensors(kind, mistake, source, stored):
-    assert list(wrong(source, stored(kind, mistake))) == MISTAKES[mistake]
+def test_a_mistake_is_found_in_exactly_its_tensors(kind, mistake, unquantised, stored):
+    assert list(wrong(unquantised, stored(kind, mistake))) == MISTAKES[mistake]
 
 
-def test_the_finding_has_the_error_the_type_and_the_row(source, stored):
-    (found,) = check_tensors(source, stored(Type.Q4_K, of_another_layer)).findings
+def test_the_finding_has_the_error_the_type_and_the_row(unquantised, stored):
+    (found,) = check_tensors(unquantised, stored(Type.Q4_K, of_another_layer)).findings
     assert found.startswith("value projection of layer 0: relative error 1.4")
     assert "q4_k explains 0.14; 128 rows too far away, first Q4_K.gguf/blk.0.attn_v.weight[0]" in found
-    (found,) = check_tensors(source, stored(Type.Q2_K, two_rows_exchanged)).findings
+    (found,) = check_tensors(unquantised, stored(Type.Q2_K, two_rows_exchanged)).findings
     assert found.endswith("2 rows too far away, first Q2_K.gguf/output.weight[7]")
 
 
@@ -136,30 +94,30 @@ SEEN = {Type.Q6_K: 1.05, Type.Q5_0: 1.1, Type.Q4_K: 1.15, Type.Q2_K: 1.6}
 
 
 @label("kind", KINDS, ids=lambda kind: kind.name)
-def test_a_scale_that_is_off_is_seen_from_a_size_on(kind, source, stored):
+def test_a_scale_that_is_off_is_seen_from_a_size_on(kind, unquantised, stored):
     def scaled(weights):
         weights["layers.1.feed_forward.w2.weight"] *= SEEN[kind]
 
     def by_less(weights):
         weights["layers.1.feed_forward.w2.weight"] *= 1 + (SEEN[kind] - 1) / 8
 
-    assert list(wrong(source, stored(kind, scaled))) == [Weight(Role.DOWN, 1)]
-    assert not wrong(source, stored(kind, by_less))
+    assert list(wrong(unquantised, stored(kind, scaled))) == [Weight(Role.DOWN, 1)]
+    assert not wrong(unquantised, stored(kind, by_less))
 
 
 @label("kind", [Type.Q8_0, Type.Q4_0], ids=lambda kind: kind.name)
-def test_one_code_is_still_found_where_codes_can_be_recomputed(kind, source, stored):
+def test_one_code_is_still_found_where_codes_can_be_recomputed(kind, unquantised, stored):
     def spoil(name, data):
         if name == "blk.1.ffn_up.weight":
             data[3, 10] ^= 1
 
-    assert not wrong(source, stored(kind))
-    (found,) = wrong(source, stored(kind, spoil=spoil)).values()
+    assert not wrong(unquantised, stored(kind))
+    (found,) = wrong(unquantised, stored(kind, spoil=spoil)).values()
     assert (found.weight, found.difference.count, found.allowed) == (Weight(Role.UP, 1), 1, None)
     assert 0 < found.relative_error < expectation(kind.name.lower()).relative_error
 
 
-def test_codes_that_were_only_moved_must_be_equal(source, stored, tmp_path):
+def test_codes_that_were_only_moved_must_be_equal(unquantised, stored, tmp_path):
     """The same type on both sides: nothing was quantised, so nothing explains a difference."""
 
     def spoil(name, data):
@@ -173,27 +131,27 @@ def test_codes_that_were_only_moved_must_be_equal(source, stored, tmp_path):
     assert found.difference.count == 1
 
 
-def test_a_value_that_is_no_number_is_found(source, stored):
+def test_a_value_that_is_no_number_is_found(unquantised, stored):
     def spoil(name, data):
         if name == "blk.0.attn_k.weight":
             data[5, :2] = np.array([np.nan], np.float16).view(np.uint8)
 
     b = stored(Type.Q4_K, spoil=spoil)
-    assert list(wrong(source, b)) == [Weight(Role.KEY, 0)]
-    assert check_tensors(source, b).warnings == ("Q4_K.gguf/blk.0.attn_k.weight: 256 values NaN or infinite",)
+    assert list(wrong(unquantised, b)) == [Weight(Role.KEY, 0)]
+    assert check_tensors(unquantised, b).warnings == ("Q4_K.gguf/blk.0.attn_k.weight: 256 values NaN or infinite",)
 
 
-def test_blocks_of_any_size_give_the_same(source, stored, monkeypatch):
+def test_blocks_of_any_size_give_the_same(unquantised, stored, monkeypatch):
     b = stored(Type.Q6_K, two_rows_exchanged)
-    wanted = [(found.relative_error or 0.0, found.place) for found in compare_tensors(source, b)]
+    wanted = [(found.relative_error or 0.0, found.place) for found in compare_tensors(unquantised, b)]
     monkeypatch.setattr("llama_convert.verify.views.BLOCK_BYTES", 1 << 14)
-    found = [(found.relative_error or 0.0, found.place) for found in compare_tensors(source, b)]
+    found = [(found.relative_error or 0.0, found.place) for found in compare_tensors(unquantised, b)]
     assert [place for _, place in found] == [place for _, place in wanted]
     for (error, _), (same, _) in zip(found, wanted, strict=True):
         assert error == pytest.approx(same, rel=1e-12)
 
 
-def test_rows_never_trained_may_vanish(source, stored):
+def test_rows_never_trained_may_vanish(unquantised, stored):
     """Of the embedding: 1e-9 is below the steps of any type, and says nothing of the others."""
 
     def faint(weights):
@@ -201,14 +159,14 @@ def test_rows_never_trained_may_vanish(source, stored):
 
     a = random_model("3", dim=256, heads=8, kv_heads=4, params={"multiple_of": 256})
     faint(a.weights)
-    side = open_checkpoint(write_meta(a, source.path.parent / "faint"), "3")
+    side = open_checkpoint(write_meta(a, unquantised.path.parent / "faint"), "3")
     assert not wrong(side, stored(Type.Q4_K, faint))
 
 
-def test_diff_shows_errors(source, stored, capsys):
+def test_diff_shows_errors(unquantised, stored, capsys):
     from llama_convert.cli import main
 
-    side = [str(source.path), str(stored(Type.Q4_K).path), "--llama-version=3"]
+    side = [str(unquantised.path), str(stored(Type.Q4_K).path), "--llama-version=3"]
     main(["diff", *side])
     assert "16 weights no further away than quantisation explains: relative error up to 0." in capsys.readouterr().out
     side[1] = str(stored(Type.Q4_K, of_another_layer).path)
