@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 # Columns of the table: a level's name, its verdict, its figures.
 _WIDTH, _VERDICT, _FIGURES = 12, 13, 95
+# Findings of a level: what they have in common is said in the end.
+_SHOWN = 10
 
 
 def verify(
@@ -138,7 +140,9 @@ def _text(result: LevelResult) -> str:
     first, *more = wrap(result.figures, _FIGURES, break_long_words=False, break_on_hyphens=False) or [""]
     lines = [f"{result.name:{_WIDTH}}{result.verdict.value:{_VERDICT}}{first}"]
     lines += [" " * (_WIDTH + _VERDICT) + line for line in more]
-    lines += [f"{'':{_WIDTH}}{finding}" for finding in result.findings]
+    lines += [f"{'':{_WIDTH}}{finding}" for finding in result.findings[:_SHOWN]]
+    if len(result.findings) > _SHOWN:
+        lines.append(f"{'':{_WIDTH}}and {len(result.findings) - _SHOWN} more; --json has all")
     lines += [f"{'':{_WIDTH}}warning: {warning}" for warning in result.warnings]
     return "\n".join(lines)
 

@@ -82,6 +82,10 @@ CAUSES = {
         "the rows of {places} were put in rotary order in {b}; only q and k are rotated",
         f"{_AGAIN}; a hand-written script reordered v too.",
     ),
+    "rows-reordered": Cause(
+        "{b} has the rows of {places} in an order that is not {a}'s, and that no known mistake gives",
+        f"{_AGAIN}; a hand-written script moved rows, perhaps by heads of a wrong size.",
+    ),
     # Weights in the place of others.
     "gate-and-up-swapped": Cause(
         "gate and up are swapped in {b}: {places}",

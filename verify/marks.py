@@ -12,6 +12,7 @@ from llama_convert.convert.architecture import ROTARY_ROLES
 from llama_convert.convert.errors import counted
 from llama_convert.verify.reorders import to_halves
 from llama_convert.verify.samples import Sample, first_element, first_row, place_in
+from llama_convert.verify.views import canonical_blocks
 
 _A_HANDFUL = 16
 # Correlation of values: of a norm of 192 random elements and another it is within 0.2, of matrices much nearer to 0.
@@ -98,6 +99,22 @@ def _scaled(sample: Sample) -> Mark | None:
     return Mark("scaled", f"{factor:.6g}") if error < _ROUNDING and abs(factor - 1) > 4 * _ROUNDING else None
 
 
+def _reordered(sample: Sample) -> Mark | None:
+    """Whether the rows that B has are somewhere in A's: the one look that reads the whole weight."""
+    if not sample.exact or len(sample.shape) < 2:
+        return None
+    wanted = {_content(row) for row in sample.of_b[sample.different]}
+    for block in canonical_blocks(sample.a, sample.weight):
+        wanted -= {_content(row) for row in sample.as_b_holds(block)}
+        if not wanted:
+            return Mark("rows-reordered")
+    return None
+
+
+def _content(row: Tensor) -> bytes:
+    return row.contiguous().view(torch.uint8).numpy().tobytes()
+
+
 def _foreign(sample: Sample) -> Mark | None:
     """Nearly every sampled row differs: a tensor of another model, or of this one after more training."""
     if float(sample.different.double().mean()) < 0.9:
@@ -109,4 +126,4 @@ def _foreign(sample: Sample) -> Mark | None:
     return Mark("tensor-of-another-model", "values near {a}'s but not the same, as after more training,")
 
 
-_LOOKS: tuple[Callable[[Sample], Mark | None], ...] = (_few, _zeroed, _transposed, _scaled, _foreign)
+_LOOKS: tuple[Callable[[Sample], Mark | None], ...] = (_few, _zeroed, _transposed, _scaled, _reordered, _foreign)

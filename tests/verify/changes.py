@@ -72,6 +72,14 @@ def reordered_again(weight: Tensor, part: str, model: MetaModel) -> Tensor:
     return halves(weight, model.head_dim)
 
 
+def undone_by_half_heads(weight: Tensor, part: str, model: MetaModel) -> Tensor:
+    return pairs(weight, model.head_dim // 2)
+
+
+def backwards(weight: Tensor, part: str, model: MetaModel) -> Tensor:
+    return weight.flip(0)
+
+
 def by_heads_of(count: Callable[[MetaModel], int]) -> Change:
     """Reordered as if there were so many heads; the rows decide how large each is."""
 

@@ -18,6 +18,7 @@ from tests.verify.changes import (
     LAYERS,
     TOP,
     Change,
+    backwards,
     bit_flipped,
     by_heads_of,
     changing,
@@ -46,6 +47,7 @@ from tests.verify.changes import (
     through,
     transposed,
     truncated,
+    undone_by_half_heads,
     vocabulary,
 )
 
@@ -140,6 +142,8 @@ def _of_both(model: str) -> Iterator[Mistake]:
         ("v reordered", "values-reordered", ("v",), reordered_again),
         ("k reordered with twice the heads", heads, ("k",), by_heads_of(lambda model: 2 * model.kv_heads)),
         ("q reordered as one head", heads, ("q",), by_heads_of(lambda model: 1)),
+        ("q put back by half heads", "rows-reordered", ("q",), undone_by_half_heads),
+        ("rows of up backwards", "rows-reordered", ("up",), backwards),
         ("o transposed", "transposed", ("o",), transposed),
         ("q scaled", "scaled", ("q",), scaled),
     ):
