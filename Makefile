@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
-.PHONY: help demo test lint format compat clients bench embedded-model clean
+.PHONY: help demo test lint format compat clients mutations bench embedded-model clean
 
 help:
 	@sed -n 's/^## //p' Makefile
@@ -35,6 +35,10 @@ compat: $(VENV)/developing
 ## make clients         llama.cpp, MLX, torchtune, litgpt, tinygrad and the book's classes on the output, likewise (6 GB)
 clients: $(VENV)/developing
 	$(BIN)/python -m tests.clients.run
+
+## make mutations       every known mistake against every level of verify, and 200 right conversions (3 minutes)
+mutations: $(VENV)/developing
+	$(BIN)/python -m benchmarks.mutations
 
 ## make bench           full-size conversions against cp (60 GB of disk)
 bench: $(VENV)/developing
