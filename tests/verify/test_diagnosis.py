@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -85,6 +86,13 @@ def test_every_cause_has_its_mistake():
     assert {mistake.cause for mistake in MISTAKES.values()} | of_quantised == {
         name for name, cause in CAUSES.items() if not cause.vague
     }
+
+
+def test_the_page_names_every_cause():
+    page = (Path(__file__).parents[2] / "docs" / "verification.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`(-?[a-z0-9-]+)`", page))
+    short = {name for name in CAUSES if any(tail.startswith("-") and name.endswith(tail) for tail in named)}
+    assert {name for name, cause in CAUSES.items() if not cause.vague} <= named | short
 
 
 @pytest.mark.parametrize("case", ["2", "3.1", "3.1-4shards", "3.2", "3.2-tied-by-value", "3.1-16shards-kv-twice"])
