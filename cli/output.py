@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -25,7 +26,7 @@ class Output:
     def data(self, values: dict[str, Any]) -> None:
         """What was asked for, as JSON; nothing without --json."""
         if self.json:
-            print(json.dumps(values, indent=2, ensure_ascii=False, default=str))
+            print(json.dumps(_finite(values), indent=2, ensure_ascii=False, default=str, allow_nan=False))
 
     def say(self, text: str) -> None:
         """What the user may want to know meanwhile."""
@@ -40,6 +41,15 @@ class Output:
         hidden = True if self.quiet else None  # None: shown on a terminal only
         with tqdm(total=total, desc=what, unit="B", unit_scale=True, disable=hidden, file=sys.stderr) as bar:
             yield bar.update
+
+
+def _finite(value: Any) -> Any:
+    """The same with null for NaN and infinities: JSON has no word for them, and strict readers refuse the file."""
+    if isinstance(value, dict):
+        return {key: _finite(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def complain(text: str) -> None:
