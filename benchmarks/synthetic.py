@@ -36,6 +36,7 @@ MODELS = {
                  intermediate=14336, scaled=True),
 }  # fmt: skip
 _VOCABULARY = 128256
+_ROWS = 4096  # made at a time
 
 
 def tokenizer() -> Path:
@@ -58,24 +59,36 @@ def made(name: str, folder: Path) -> Path:
 def make(shapes: Shapes, folder: Path) -> None:
     """Write the checkpoint as Meta ships it, in one shard.
 
-    The head is not tied, as in the 3.0 GB file that a tied pair saved twice gives. Memory: the whole model.
+    The head is not tied, as in the 3.0 GB file that a tied pair saved twice gives. Memory: some rows; disk: the
+    weights a second time while they are made.
     """
     import torch
 
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     torch.manual_seed(0)
-    torch.save({name: _weight(shape) for name, shape in _tensors(shapes).items()}, folder / "consolidated.00.pth")
+    made = folder / "weights"
+    torch.save({name: _weight(made, shape) for name, shape in _tensors(shapes).items()}, folder / "consolidated.00.pth")
+    made.unlink()
     shutil.copy(tokenizer(), folder / "tokenizer.model")
     (folder / "params.json").write_text(json.dumps(_params(shapes)))
 
 
-def _weight(shape: tuple[int, ...]) -> Tensor:
+def _weight(path: Path, shape: tuple[int, ...]) -> Tensor:
+    """Values of about the size in which trained weights come, so that the model can be run; norms are no ones.
+
+    They lie in the file, behind those that are there.
+    """
+    import numpy as np
     import torch
 
-    # Of about the size in which trained weights come, so that the model can be run; norms are no ones.
-    weight = torch.randn(shape).div_(shape[-1] ** 0.5) if len(shape) == 2 else 0.5 + torch.rand(shape)
-    return weight.bfloat16()
+    start = path.stat().st_size if path.exists() else 0
+    with path.open("ab") as file:
+        for first in range(0, shape[0], _ROWS):
+            rows = (min(_ROWS, shape[0] - first), *shape[1:])
+            part = torch.randn(rows).div_(rows[-1] ** 0.5) if len(rows) == 2 else 0.5 + torch.rand(rows)
+            file.write(part.bfloat16().view(torch.int16).numpy().data)
+    return torch.from_numpy(np.memmap(path, np.int16, "r+", start, shape)).view(torch.bfloat16)
 
 
 def _tensors(shapes: Shapes) -> dict[str, tuple[int, ...]]:
