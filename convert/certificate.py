@@ -14,12 +14,12 @@ from typing import Any
 
 from llama_convert.convert.checklist import read_checklist
 from llama_convert.convert.checkpoint import Checkpoint
+from llama_convert.convert.claims import NAME, pad_of
 from llama_convert.convert.containers.slices import TensorFile
 from llama_convert.convert.expressions import describe, slices
 from llama_convert.convert.outputs import Step
 from llama_convert.convert.plan import Plan
 
-NAME = "conversion.json"
 # What took part: numpy moved rows; torch, where values were cast.
 _VERSIONS = ("llama-convert", "numpy", "torch")
 _LARGEST_HASHED = 64 << 20  # bytes; larger files are known by the digest of their table of contents
@@ -35,6 +35,7 @@ def certificate(plan: Plan, options: Mapping[str, Any], records_checked: int, fo
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "options": dict(options),
         "source": _source(plan.source, records_checked),
+        **_vocabulary(plan.source),
         "target": {"format": plan.target, "files": _written(folder)},
         "tensors": _tensors(plan),
     }
@@ -67,6 +68,15 @@ def _source(source: Checkpoint, records_checked: int) -> dict[str, Any]:
         "files": {file.path.name: _weight_file(source, file) for file in source.files}
         | {path.name: _small_file(path) for path in small if path.is_file()},
     }
+
+
+def _vocabulary(source: Checkpoint) -> dict[str, Any]:
+    """What was changed in the vocabulary, and the id to pad with, for which not every format has a word."""
+    change, pad = source.change, pad_of(source)
+    if change is None:
+        return {} if pad is None else {"vocabulary": {"pad": pad}}
+    new = [{"id": token.id, "content": token.text, "special": token.special} for token in change.tokens]
+    return {"vocabulary": {"pad": pad, "rows": change.rows, "new": new, "why": change.why}}
 
 
 def _weight_file(source: Checkpoint, file: TensorFile) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from llama_convert.convert.architecture import LlamaConfig
 from llama_convert.convert.checkpoint import Checkpoint, Conventions
 from llama_convert.convert.containers.slices import DType
 from llama_convert.convert.formats.tokenizer_files import tokenizer_json_files
-from llama_convert.convert.json_files import json_file
+from llama_convert.convert.json_files import json_file, read_object
 from llama_convert.convert.outputs import Request, SideFile
 from llama_convert.convert.tokenizers.kinds import TokenizerKind
 from llama_convert.convert.tokens import Tokens, open_tokens
@@ -96,10 +96,12 @@ def _one_or_more(ids: tuple[int, ...]) -> int | list[int] | None:
 def generation_config(source: Checkpoint, tokens: Tokens) -> SideFile:
     """Sampling as the source says, or as Meta's own code does it by default."""
     told = source.folder / _GENERATION
-    if told.is_file() and tokens.file.conventions:
-        return SideFile(_GENERATION, partial(shutil.copyfile, told))
     uses = tokens.conventions
     pad = {"pad_token_id": uses.pad} if uses.pad is not None else {}
+    if told.is_file() and tokens.file.conventions:
+        changed = tokens.change is not None and tokens.change.pad is not None
+        kept = SideFile(_GENERATION, partial(shutil.copyfile, told))
+        return json_file(_GENERATION, read_object(told) | pad) if changed else kept
     ends = _one_or_more(uses.ends)
     return json_file(
         _GENERATION,
@@ -108,7 +110,12 @@ def generation_config(source: Checkpoint, tokens: Tokens) -> SideFile:
 
 
 def _originals(source: Checkpoint, tokens: Tokens) -> tuple[SideFile, ...]:
-    """Meta's own small files, kept. Not at the root: llama.cpp takes a tokenizer.model there for SentencePiece."""
+    """Meta's own small files, kept. Not at the root: llama.cpp takes a tokenizer.model there for SentencePiece.
+
+    Of a vocabulary that changed they are not: they would say another size, and lack its tokens.
+    """
+    if tokens.change and (tokens.change.tokens or tokens.rows != tokens.stored):
+        return ()
     kept: list[Path] = []
     if tokens.file.kind in (TokenizerKind.TIKTOKEN, TokenizerKind.SENTENCEPIECE):
         kept = [source.folder / "params.json", tokens.file.path]
