@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from llama_convert.convert.checkpoint import Checkpoint, TokenizerFile
-from llama_convert.convert.errors import CheckpointError
+from llama_convert.convert.errors import CheckpointError, counted
 from llama_convert.convert.formats.tokenizer_edits import edited_configs, edited_tokenizer_json
 from llama_convert.convert.json_files import json_file, read_object
 from llama_convert.convert.outputs import SideFile
 from llama_convert.convert.special_names import NAME, special_names_file
-from llama_convert.convert.tokenizers.added import NamedVocabulary, Vocabulary
+from llama_convert.convert.tokenizers.added import NamedVocabulary, Vocabulary, added_tokens
 from llama_convert.convert.tokenizers.changes import with_fillers
 from llama_convert.convert.tokenizers.huggingface import special_tokens_map, tokenizer_config
 from llama_convert.convert.tokenizers.kinds import TokenizerKind, sniff
@@ -106,9 +106,9 @@ def tokenizer_model_files(source: Checkpoint, tokens: Tokens) -> tuple[tuple[Sid
     """
     named = with_fillers(tokens.named, tokens.rows)
     if isinstance(named.vocabulary, SentencePieceVocabulary):
-        return (_pieces_file(tokens, named.vocabulary),), tuple(_piece_notes(tokens, named.vocabulary))
+        return (_pieces_file(tokens, named.vocabulary),), tuple(_piece_notes(tokens, named, named.vocabulary.pad))
     names = () if _are_versions(source, named) else (special_names_file(named.special, named.plain),)
-    return (_ranks_file(tokens, named.vocabulary), *names), tuple(_rank_notes(tokens, names=bool(names)))
+    return (_ranks_file(tokens, named.vocabulary), *names), tuple(_rank_notes(tokens, named, names=bool(names)))
 
 
 def _ranks_file(tokens: Tokens, vocabulary: TiktokenVocabulary) -> SideFile:
@@ -146,10 +146,20 @@ def _are_versions(source: Checkpoint, named: NamedVocabulary) -> bool:
     return named.special == special_tokens(source.version.name) and not named.plain
 
 
-def _rank_notes(tokens: Tokens, *, names: bool) -> Iterator[str]:
+def _rank_notes(tokens: Tokens, named: NamedVocabulary, *, names: bool) -> Iterator[str]:
     if names:
-        yield f"{NAME} holds the special tokens' names: the programs for this format have others."
+        new = f", without {tokens.new[0].text}" if tokens.new else ""
+        yield f"{NAME} holds the special tokens' names: the programs for this format have others{new}."
+    yield from _filler_note(tokens, named, NAME)
     yield from pad_note(tokens)
+
+
+def _filler_note(tokens: Tokens, named: NamedVocabulary, file: str) -> Iterator[str]:
+    if count := named.size - tokens.named.size:
+        first = added_tokens(named.vocabulary, named.special)[-count].text
+        yield f"{counted(count, 'row')} of the embedding {'has' if count == 1 else 'have'} no token: {file} calls " + (
+            f"it {first}." if count == 1 else f"them {first} and so on."
+        )
 
 
 def pad_note(tokens: Tokens) -> Iterator[str]:
@@ -161,13 +171,10 @@ def pad_note(tokens: Tokens) -> Iterator[str]:
         )
 
 
-def _piece_notes(tokens: Tokens, vocabulary: SentencePieceVocabulary) -> Iterator[str]:
-    if fillers := len(vocabulary.pieces) - tokens.named.size:
-        yield (
-            f"{fillers:,} rows of the embedding have no token: {MODEL} calls them "
-            f"{vocabulary.pieces[-fillers].text} and so on, which no text gives."
-        )
-    if tokens.pad != vocabulary.pad:
+def _piece_notes(tokens: Tokens, named: NamedVocabulary, pad: int | None) -> Iterator[str]:
+    """pad: what the model itself will say."""
+    yield from _filler_note(tokens, named, MODEL)
+    if tokens.pad != pad:
         yield from pad_note(tokens)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from sentencepiece import SentencePieceProcessor
 
 from llama_convert.convert import Request, convert_checkpoint, plan_conversion
 from llama_convert.convert.errors import CheckpointError, UsageError
