@@ -14,6 +14,7 @@ from typing import Any
 from llama_convert.convert.architecture import LlamaConfig
 from llama_convert.convert.checkpoint import Checkpoint, Conventions
 from llama_convert.convert.containers.slices import DType
+from llama_convert.convert.formats.tokenizer_edits import GENERIC_CLASS, needs_generic_class
 from llama_convert.convert.formats.tokenizer_files import tokenizer_json_files
 from llama_convert.convert.json_files import json_file, read_object
 from llama_convert.convert.outputs import Request, SideFile
@@ -125,6 +126,13 @@ def _originals(source: Checkpoint, tokens: Tokens) -> tuple[SideFile, ...]:
 
 
 def _notes(source: Checkpoint, tokens: Tokens, request: Request) -> tuple[str, ...]:
+    found = []
     if request.instruct and tokens.conventions.chat_template is None:
-        return (f"{source.version.title} has no chat template of a fixed form: none is written.",)
-    return ()
+        found.append(f"{source.version.title} has no chat template of a fixed form: none is written.")
+    config = source.folder / "tokenizer_config.json"
+    if tokens.file.conventions and config.is_file() and needs_generic_class(tokens, values := read_object(config)):
+        found.append(
+            f"tokenizer_config.json names {GENERIC_CLASS}, not {values['tokenizer_class']}, which in transformers 5 "
+            "builds a tokenizer of its own, without the new tokens."
+        )
+    return tuple(found)

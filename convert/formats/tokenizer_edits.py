@@ -19,7 +19,7 @@ from llama_convert.convert.tokens import Tokens
 # Classes of transformers 5 that build a tokenizer of their own from the tokens, without the cut that user-defined
 # pieces need.
 _BUILDERS = ("LlamaTokenizer", "LlamaTokenizerFast", "CodeLlamaTokenizer", "CodeLlamaTokenizerFast")
-_GENERIC = "PreTrainedTokenizerFast"
+GENERIC_CLASS = "PreTrainedTokenizerFast"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,9 +106,14 @@ def _config(tokens: Tokens, config: dict[str, Any]) -> dict[str, Any]:
         config = config | {
             "added_tokens_decoder": decoder | {str(token.id): token.properties() for token in tokens.new}
         }
-    if _user_defined(tokens) and config.get("tokenizer_class") in _BUILDERS:
-        config = config | {"tokenizer_class": _GENERIC}
+    if needs_generic_class(tokens, config):
+        config = config | {"tokenizer_class": GENERIC_CLASS}
     return config | _pad_token(tokens)
+
+
+def needs_generic_class(tokens: Tokens, config: Mapping[str, Any]) -> bool:
+    """Whether the class that the folder names would lose new tokens."""
+    return _user_defined(tokens) and config.get("tokenizer_class") in _BUILDERS
 
 
 def _pad_token(tokens: Tokens) -> dict[str, str]:

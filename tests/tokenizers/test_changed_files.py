@@ -139,7 +139,9 @@ def test_a_token_that_text_gives_is_cut_out_of_text_with_spaces_as_sentencepiece
         merges = [tuple(merge.split(" ")) for merge in model["merges"]]
         LlamaTokenizer(vocab=model["vocab"], merges=merges).save_pretrained(source)
         edited(source / "tokenizer_config.json", tokenizer_class="LlamaTokenizer")
-    out = written(changed(open_checkpoint(source), new_tokens("2"), 512), tmp_path / "out", "hf")
+    asked = changed(open_checkpoint(source), new_tokens("2"), 512)
+    assert any("not LlamaTokenizer" in note for note in planned(asked, "hf").notes) == (scheme == "Metaspace")
+    out = written(asked, tmp_path / "out", "hf")
     tokenizer, unchanged = AutoTokenizer.from_pretrained(out), AutoTokenizer.from_pretrained(source)
     assert len(tokenizer) == 514
     assert (tokenizer.pad_token, tokenizer.pad_token_id) == (PAD, 512)
