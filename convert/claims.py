@@ -1,4 +1,4 @@
-"""What a converted folder says of itself that not every format can: the version it was taken as, its names."""
+"""What a converted folder says of itself that not every format can: the version it was taken as, its names, its pad."""
 
 from __future__ import annotations
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,6 @@ from tests.tokenizers.changed import (
     folder_with_spare_rows,
     new_tokens,
     planned,
-    widened,
     written,
 )
 
@@ -276,35 +274,8 @@ def test_a_reserved_token_with_a_task_is_not_free(plain: dict[str, Path], tmp_pa
     assert list_tokens(open_checkpoint(out)).pad == reserved.id
 
 
-def test_real_llama_3(meta_path: Path, tmp_path: Path, hard_strings: list[str]) -> None:
-    """Meta's own tokenizer: its class, the book's and `tokenizers` on the same texts, before and after."""
-    from llama_models.llama3.tokenizer import Tokenizer as MetaTokenizer
-    from llms_from_scratch.llama3 import Llama3Tokenizer
-    from transformers import AutoTokenizer
-
-    model = random_model("3", vocab=128256, dim=16, heads=2, kv_heads=1, layers=1)
-    meta = write_meta(model, tmp_path / "meta", tokenizer=meta_path)
-    hf = widened(converted(meta, tmp_path / "hf", "hf", "3"), 128320)
-    out = written(changed(open_checkpoint(hf), [token(128256, PAD)], 128256), tmp_path / "out", "hf")
-    back = written(open_checkpoint(out), tmp_path / "back", "meta")
-    ours, theirs, book = (
-        AutoTokenizer.from_pretrained(out),
-        MetaTokenizer(back / "tokenizer.model"),
-        Llama3Tokenizer(str(back / "tokenizer.model")),
-    )
-    assert (len(ours), ours.pad_token, ours.pad_token_id) == (128257, PAD, 128256)
-    assert (ours(PAD)["input_ids"], ours.decode([128256])) == ([128000, 128256], PAD)
-    assert json.loads((back / "special_tokens.json").read_text())[256] == PAD
-    for text in hard_strings:
-        ids = theirs.encode(text, bos=True, eos=False)
-        assert ours(text)["input_ids"] == ids, text
-        assert book.encode(text, bos=True) == ids, text
-    assert ours(f"a{PAD}b")["input_ids"] == [*ours("a")["input_ids"], 128256, *theirs.encode("b", bos=False, eos=False)]
-    assert len(AutoTokenizer.from_pretrained(hf)(PAD)["input_ids"]) > 2  # control
-
-
-def test_names_with_kinds_are_read_whatever_the_source_says_of_the_rows(plain: dict[str, Path]) -> None:
+def test_rows_as_they_are_and_as_they_are_to_be_are_told_apart(plain: dict[str, Path]) -> None:
     """The checkpoint as it is to be has the rows of the change, its files have their own."""
     source = open_checkpoint(plain["3.1"])
-    tokens = open_tokens(replace(changed(source, (), None, rows=2000)), Request())
+    tokens = open_tokens(changed(source, (), None, rows=2000), Request())
     assert (tokens.rows, tokens.stored, tokens.named.size) == (2000, 768 + SPARE, 768)
