@@ -15,6 +15,7 @@ from typing import Any
 
 from llama_convert.convert.checklist import read_checklist
 from llama_convert.convert.checkpoint import Checkpoint
+from llama_convert.convert.claims import NAME, pad_of
 from llama_convert.convert.containers.slices import TensorFile
 from llama_convert.convert.digests import SHA256, Extent, all_of, gaps, read_digests
 from llama_convert.convert.expressions import describe, slices
@@ -22,7 +23,6 @@ from llama_convert.convert.json_files import read_object
 from llama_convert.convert.outputs import Step, WeightFile
 from llama_convert.convert.plan import Plan
 
-NAME = "conversion.json"
 # What took part: numpy moved rows; torch, where values were cast.
 _VERSIONS = ("llama-convert", "numpy", "torch")
 # Bytes; larger weight files are not read again for a digest of all of it: their tensors' CRC-32s are taken as they
@@ -46,6 +46,7 @@ def certificate(
         **_made(),
         "options": dict(options),
         "source": _source(plan.source, records_checked),
+        **_vocabulary(plan.source),
         "target": {"format": plan.target, "files": _written(plan, folder)},
         "tensors": _tensors(plan, crc32s),
     }
@@ -103,6 +104,15 @@ def _source(source: Checkpoint, records_checked: int) -> dict[str, Any]:
         "files": {file.path.name: _weight_file(source, file) for file in source.files}
         | {path.name: _small_file(path) for path in small if path.is_file()},
     }
+
+
+def _vocabulary(source: Checkpoint) -> dict[str, Any]:
+    """What was changed in the vocabulary, and the id to pad with, for which not every format has a word."""
+    change, pad = source.change, pad_of(source)
+    if change is None:
+        return {} if pad is None else {"vocabulary": {"pad": pad}}
+    new = [{"id": token.id, "content": token.text, "special": token.special} for token in change.tokens]
+    return {"vocabulary": {"pad": pad, "rows": change.rows, "new": new, "why": change.why}}
 
 
 def _weight_file(source: Checkpoint, file: TensorFile) -> dict[str, Any]:

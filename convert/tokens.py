@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 
+from llama_convert.convert.architecture import Role, Weight
 from llama_convert.convert.checkpoint import Checkpoint, Conventions, TokenizerFile
+from llama_convert.convert.claims import pad_of
 from llama_convert.convert.containers.gguf import read_gguf
 from llama_convert.convert.containers.slices import LocalFile
 from llama_convert.convert.errors import CheckpointError, UsageError
 from llama_convert.convert.outputs import Request
-from llama_convert.convert.special_names import read_special_names
+from llama_convert.convert.special_names import read_plain_names, read_special_names
 from llama_convert.convert.tokenizers.added import AddedToken, NamedVocabulary, added_tokens
+from llama_convert.convert.tokenizers.byte_level import byte_text
+from llama_convert.convert.tokenizers.changes import with_pad, with_tokens
 from llama_convert.convert.tokenizers.chat import chat_template
 from llama_convert.convert.tokenizers.gguf_reading import read_gguf_vocabulary
 from llama_convert.convert.tokenizers.kinds import TokenizerKind
 from llama_convert.convert.tokenizers.llama2c import read_tokenizer_bin
-from llama_convert.convert.tokenizers.sentencepiece import read_sentencepiece
+from llama_convert.convert.tokenizers.sentencepiece import SentencePieceVocabulary, read_sentencepiece
 from llama_convert.convert.tokenizers.special_tokens import begin_token, end_token, replace_names, special_tokens
 from llama_convert.convert.tokenizers.tiktoken import LLAMA_4_RANKS, TiktokenVocabulary, read_tiktoken
 from llama_convert.convert.tokenizers.tokenizer_json_file import read_tokenizer_json
+from llama_convert.convert.vocabulary import Change
 
 _SIZE_OF_CODE_LLAMA_70B = (8192, 80)
 # Every token that ends an answer of an instruct model, where the version has it.
@@ -33,44 +38,75 @@ _ENDS_OF_ANSWER = {
 _EXACT = (TokenizerKind.TIKTOKEN, TokenizerKind.SENTENCEPIECE)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Tokens:
     """A source's tokenizer, opened.
 
-    file: where it was found. rows: of the embedding; ids behind the last token have no name.
+    file: where it was found. rows: of the embedding as it is to be; ids behind the last token have no name.
+    stored: rows that the source's own embedding has. change: what is to become of the vocabulary. pad: the id to
+    pad with, where the change or a file says it.
     """
 
     file: TokenizerFile
     rows: int
+    stored: int
+    change: Change | None
+    pad: int | None
     read: Callable[[], NamedVocabulary]
     by_version: Callable[[tuple[AddedToken, ...]], Conventions]
 
     @cached_property
-    def named(self) -> NamedVocabulary:
-        """All tokens, proven to be of one of Llama's kinds. CheckpointError where they are not, or do not fit."""
+    def original(self) -> NamedVocabulary:
+        """All tokens of the files, proven to be of one of Llama's kinds. CheckpointError where not, or no fit."""
         named = self.read()
-        too_few = named.size < self.rows and self.file.kind in _EXACT
-        if named.size > self.rows or too_few:
+        too_few = named.size < self.stored and self.file.kind in _EXACT
+        if named.size > self.stored or too_few:
             raise CheckpointError(
                 f"{self.file.path}: the wrong tokenizer: it has {named.size:,} tokens, "
-                f"the embedding has {self.rows:,} rows",
+                f"the embedding has {self.stored:,} rows",
                 advice=f"Copy the {self.file.path.name} that came with these weights into their folder.",
             )
         return named
 
     @cached_property
+    def named(self) -> NamedVocabulary:
+        """All tokens, the new ones too. Raises what `original` does; UsageError where the change does not fit."""
+        named = self.original
+        if self.change:
+            named = with_tokens(named, self.change.tokens) if self.change.tokens else named
+            if named.size > self.rows:
+                raise UsageError(
+                    f"{self.file.path}: {named.size:,} tokens do not fit into {self.rows:,} rows",
+                    advice=f"Give at least {named.size:,} rows.",
+                )
+        return with_pad(named, self.pad)
+
+    @cached_property
     def added(self) -> tuple[AddedToken, ...]:
-        """The special tokens, with their ids."""
-        return added_tokens(self.named.vocabulary, self.named.special)
+        """The tokens that are found in raw text, special or not, with their ids."""
+        return added_tokens(self.named.vocabulary, self.named.special, self.named.plain)
+
+    @property
+    def new(self) -> tuple[AddedToken, ...]:
+        """Those of them that no file has yet; user-defined pieces of SentencePiece are never among them."""
+        return tuple(token for token in self.added if token.id >= self.original.size)
 
     @cached_property
     def conventions(self) -> Conventions:
-        """What the tokens are for: what the files say, or what is the custom of the version."""
-        return self.file.conventions or self.by_version(self.added)
+        """What the tokens are for: what the files say, or what is the custom of the version; and the change."""
+        if self.file.conventions:
+            return replace(self.file.conventions, pad=self.pad)
+        uses, vocabulary = self.by_version(self.added), self.named.vocabulary
+        own = vocabulary.pad if isinstance(vocabulary, SentencePieceVocabulary) else None
+        return replace(uses, pad=own if self.pad is None else self.pad)
 
-    def text(self, number: int | None) -> str | None:
-        """The special token of this id, None where there is none."""
-        return next((token.text for token in self.added if token.id == number), None)
+    def text(self, number: int) -> str:
+        """What the files call the token of this id."""
+        ordinary = self.named.vocabulary
+        if isinstance(ordinary, SentencePieceVocabulary):
+            return ordinary.pieces[number].text
+        behind = number - len(ordinary.tokens)
+        return byte_text(ordinary.tokens[number]) if behind < 0 else self.named.special[behind]
 
 
 def open_tokens(source: Checkpoint, request: Request) -> Tokens:
@@ -93,11 +129,21 @@ def open_tokens(source: Checkpoint, request: Request) -> Tokens:
     if request.instruct:  # the user knows better than the files what the weights are for
         file = TokenizerFile(file.kind, file.path)
     return Tokens(
-        file,
-        source.config.vocab_size,
-        partial(_READERS[file.kind], source, request),
-        partial(_by_version, source, request),
+        file=file,
+        rows=source.config.vocab_size,
+        stored=_stored_rows(source),
+        change=source.change,
+        pad=pad_of(source),
+        read=partial(_READERS[file.kind], source, request),
+        by_version=partial(_by_version, source, request),
     )
+
+
+def _stored_rows(source: Checkpoint) -> int:
+    """Rows of the embedding in the files: a changed checkpoint's config has those that it is to have."""
+    if source.change is None:
+        return source.config.vocab_size
+    return source.parts[Weight(Role.TOKENS)].whole().shape[0]
 
 
 def _tiktoken(source: Checkpoint, request: Request) -> NamedVocabulary:
@@ -108,7 +154,9 @@ def _tiktoken(source: Checkpoint, request: Request) -> NamedVocabulary:
             f"{path}: this is Llama 4's tokenizer ({LLAMA_4_RANKS:,} ranks), which is not supported",
             advice="Copy the tokenizer.model that came with these weights into their folder.",
         )
-    return NamedVocabulary(vocabulary=ranks, special=_special_names(source, ranks, request))
+    names = _special_names(source, ranks, request)
+    plain = read_plain_names(path.parent) & {*names} if request.special_tokens is None else frozenset[str]()
+    return NamedVocabulary(vocabulary=ranks, special=names, plain=plain)
 
 
 def _special_names(source: Checkpoint, vocabulary: TiktokenVocabulary, request: Request) -> tuple[str, ...]:
@@ -118,7 +166,7 @@ def _special_names(source: Checkpoint, vocabulary: TiktokenVocabulary, request: 
     return replace_names(
         request.special_tokens,
         version=version,
-        count=source.config.vocab_size - len(vocabulary.tokens),
+        count=_stored_rows(source) - len(vocabulary.tokens),
         instruct=request.instruct,
         ordinary=set(vocabulary.tokens),
     )
@@ -138,7 +186,7 @@ def _gguf(source: Checkpoint, request: Request) -> NamedVocabulary:
 
 
 def _llama2c(source: Checkpoint, request: Request) -> NamedVocabulary:
-    return NamedVocabulary(vocabulary=read_tokenizer_bin(_path(source), source.config.vocab_size), special=())
+    return NamedVocabulary(vocabulary=read_tokenizer_bin(_path(source), _stored_rows(source)), special=())
 
 
 _READERS: Mapping[TokenizerKind, Callable[[Checkpoint, Request], NamedVocabulary]] = {

@@ -15,6 +15,7 @@ from typing import Any
 from llama_convert.convert.certificate import NAME as CERTIFICATE
 from llama_convert.convert.checklist import read_checklist
 from llama_convert.convert.checkpoint import Checkpoint
+from llama_convert.convert.claims import NAME
 from llama_convert.convert.containers.slices import TensorFile
 from llama_convert.convert.digests import CRC32, MD5, SHA256, Extent, all_of
 from llama_convert.convert.errors import CheckpointError, counted

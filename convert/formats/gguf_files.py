@@ -106,7 +106,13 @@ def _tokenizer(source: Checkpoint, request: Request) -> dict[str, Value]:
         )
     named = tokens.named
     values = gguf_vocabulary(
-        named.vocabulary, named.special, rows=tokens.rows, begin=uses.begin, end=uses.end, pad=uses.pad
+        named.vocabulary,
+        named.special,
+        plain=named.plain,
+        rows=tokens.rows,
+        begin=uses.begin,
+        end=uses.end,
+        pad=uses.pad,
     )
     template = {} if uses.chat_template is None else {_TEMPLATE: uses.chat_template}
     return {key: _typed(value) for key, value in {**values, **template}.items()}

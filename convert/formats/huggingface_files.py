@@ -14,8 +14,9 @@ from typing import Any
 from llama_convert.convert.architecture import LlamaConfig
 from llama_convert.convert.checkpoint import Checkpoint, Conventions
 from llama_convert.convert.containers.slices import DType
+from llama_convert.convert.formats.tokenizer_edits import GENERIC_CLASS, needs_generic_class
 from llama_convert.convert.formats.tokenizer_files import tokenizer_json_files
-from llama_convert.convert.json_files import json_file
+from llama_convert.convert.json_files import json_file, read_object
 from llama_convert.convert.outputs import Request, SideFile
 from llama_convert.convert.tokenizers.kinds import TokenizerKind
 from llama_convert.convert.tokens import Tokens, open_tokens
@@ -96,10 +97,12 @@ def _one_or_more(ids: tuple[int, ...]) -> int | list[int] | None:
 def generation_config(source: Checkpoint, tokens: Tokens) -> SideFile:
     """Sampling as the source says, or as Meta's own code does it by default."""
     told = source.folder / _GENERATION
-    if told.is_file() and tokens.file.conventions:
-        return SideFile(_GENERATION, partial(shutil.copyfile, told))
     uses = tokens.conventions
     pad = {"pad_token_id": uses.pad} if uses.pad is not None else {}
+    if told.is_file() and tokens.file.conventions:
+        changed = tokens.change is not None and tokens.change.pad is not None
+        kept = SideFile(_GENERATION, partial(shutil.copyfile, told))
+        return json_file(_GENERATION, read_object(told) | pad) if changed else kept
     ends = _one_or_more(uses.ends)
     return json_file(
         _GENERATION,
@@ -108,7 +111,12 @@ def generation_config(source: Checkpoint, tokens: Tokens) -> SideFile:
 
 
 def _originals(source: Checkpoint, tokens: Tokens) -> tuple[SideFile, ...]:
-    """Meta's own small files, kept. Not at the root: llama.cpp takes a tokenizer.model there for SentencePiece."""
+    """Meta's own small files, kept. Not at the root: llama.cpp takes a tokenizer.model there for SentencePiece.
+
+    Of a vocabulary that changed they are not: they would say another size, and lack its tokens.
+    """
+    if tokens.change and (tokens.change.tokens or tokens.rows != tokens.stored):
+        return ()
     kept: list[Path] = []
     if tokens.file.kind in (TokenizerKind.TIKTOKEN, TokenizerKind.SENTENCEPIECE):
         kept = [source.folder / "params.json", tokens.file.path]
@@ -118,6 +126,13 @@ def _originals(source: Checkpoint, tokens: Tokens) -> tuple[SideFile, ...]:
 
 
 def _notes(source: Checkpoint, tokens: Tokens, request: Request) -> tuple[str, ...]:
+    found = []
     if request.instruct and tokens.conventions.chat_template is None:
-        return (f"{source.version.title} has no chat template of a fixed form: none is written.",)
-    return ()
+        found.append(f"{source.version.title} has no chat template of a fixed form: none is written.")
+    config = source.folder / "tokenizer_config.json"
+    if tokens.file.conventions and config.is_file() and needs_generic_class(tokens, values := read_object(config)):
+        found.append(
+            f"tokenizer_config.json names {GENERIC_CLASS}, not {values['tokenizer_class']}, which in transformers 5 "
+            "builds a tokenizer of its own, without the new tokens."
+        )
+    return tuple(found)

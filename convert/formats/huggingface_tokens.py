@@ -29,7 +29,8 @@ def _conventions(folder: Path, config: Mapping[str, Any]) -> Conventions:
     tokenizer = _object(folder / "tokenizer_config.json")
     ends = _ids(generation.get("eos_token_id")) or _ids(config.get("eos_token_id"))
     named = _named(tokenizer)
-    begin, pad = _ids(config.get("bos_token_id")), _ids(config.get("pad_token_id"))
+    begin = _ids(config.get("bos_token_id"))
+    pad = _ids(config.get("pad_token_id")) or _ids(generation.get("pad_token_id"))
     return Conventions(
         begin=begin[0] if begin else named.get(_text(tokenizer.get("bos_token"))),
         end=named.get(_text(tokenizer.get("eos_token")), ends[0] if ends else None),

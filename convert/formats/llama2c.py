@@ -20,9 +20,12 @@ from llama_convert.convert.errors import CheckpointError, UsageError, counted
 from llama_convert.convert.expressions import Grouped
 from llama_convert.convert.format import Assertions, Format, Head
 from llama_convert.convert.formats.meta import META
+from llama_convert.convert.formats.tokenizer_files import pad_note
 from llama_convert.convert.outputs import Output, Request, SideFile, Step, Tensor, WeightFile
 from llama_convert.convert.plan import tensors
 from llama_convert.convert.quantisation.groups import group_size
+from llama_convert.convert.tokenizers.added import Vocabulary
+from llama_convert.convert.tokenizers.changes import with_fillers
 from llama_convert.convert.tokenizers.kinds import TokenizerKind
 from llama_convert.convert.tokenizers.llama2c import unlike_llama_2, write_tokenizer_bin
 from llama_convert.convert.tokenizers.problems import capped
@@ -123,11 +126,16 @@ def write_llama2c(form: Format, source: Checkpoint, request: Request) -> Output:
     Raises UsageError with every reason why llama2.c's programs would not run it right.
     """
     version = _version(request)
-    vocabulary = _runnable(source.config, request, open_tokens(source, request))
+    tokens = open_tokens(source, request)
+    vocabulary = _runnable(source.config, request, tokens)
     header = _header(source.config, version)
     made = tensors(source, form, request, dtype=lambda weight: DType.FLOAT32)
     tokenizer = SideFile(_TOKENIZER, partial(write_tokenizer_bin, vocabulary=vocabulary))
-    return Output(files=(_weight_file(lay_out(header), _stored(made, header)),), side_files=(tokenizer,))
+    return Output(
+        files=(_weight_file(lay_out(header), _stored(made, header)),),
+        side_files=(tokenizer,),
+        notes=tuple(_notes(tokens)),
+    )
 
 
 def _version(request: Request) -> int:
@@ -149,8 +157,8 @@ def _version(request: Request) -> int:
 
 def _runnable(config: LlamaConfig, request: Request, tokens: Tokens) -> SentencePieceVocabulary:
     """The vocabulary of a model that the C programs run right; UsageError with every reason why they would not."""
-    vocabulary = tokens.named.vocabulary
-    problems = [*_unfit(config, request), *_unfit_tokenizer(config, tokens)]
+    vocabulary = with_fillers(tokens.named, tokens.rows).vocabulary
+    problems = [*_unfit(config, request), *_unfit_tokenizer(vocabulary)]
     if problems or not isinstance(vocabulary, SentencePieceVocabulary):
         raise UsageError(
             f"llama2.c would not run this model right ({counted(len(problems), 'reason')})",
@@ -173,13 +181,17 @@ def _unfit(config: LlamaConfig, request: Request) -> Iterator[str]:
         yield f"--dtype {request.dtype.label}: its floats are float32"
 
 
-def _unfit_tokenizer(config: LlamaConfig, tokens: Tokens) -> list[str]:
-    vocabulary = tokens.named.vocabulary
+def _unfit_tokenizer(vocabulary: Vocabulary) -> list[str]:
     if not isinstance(vocabulary, SentencePieceVocabulary):
         return ["the tokenizer is of tiktoken's kind, it runs Llama 2's"]
-    if tokens.named.size != config.vocab_size:
-        return [f"the tokenizer has {tokens.named.size:,} tokens for {config.vocab_size:,} rows, it wants as many"]
     return unlike_llama_2(vocabulary)
+
+
+def _notes(tokens: Tokens) -> Iterator[str]:
+    yield from pad_note(tokens)
+    special = [token.text for token in tokens.new if token.special]
+    if special:
+        yield f"llama2.c's programs print special tokens that are generated, such as {special[0]}, as their names."
 
 
 def _header(config: LlamaConfig, version: int) -> Header:

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from llama_convert.convert.checkpoint import Checkpoint, TokenizerFile
-from llama_convert.convert.errors import CheckpointError, UsageError
+from llama_convert.convert.errors import CheckpointError, counted
+from llama_convert.convert.formats.tokenizer_edits import edited_configs, edited_tokenizer_json
 from llama_convert.convert.json_files import json_file, read_object
 from llama_convert.convert.outputs import SideFile
 from llama_convert.convert.special_names import NAME, special_names_file
+from llama_convert.convert.tokenizers.added import NamedVocabulary, Vocabulary, added_tokens
+from llama_convert.convert.tokenizers.changes import with_fillers
 from llama_convert.convert.tokenizers.huggingface import special_tokens_map, tokenizer_config
 from llama_convert.convert.tokenizers.kinds import TokenizerKind, sniff
-from llama_convert.convert.tokenizers.model_proto import write_sentencepiece
+from llama_convert.convert.tokenizers.model_proto import extend_sentencepiece, write_sentencepiece
 from llama_convert.convert.tokenizers.sentencepiece import SentencePieceVocabulary, read_sentencepiece
 from llama_convert.convert.tokenizers.special_tokens import special_tokens
 from llama_convert.convert.tokenizers.tiktoken import TiktokenVocabulary, write_tiktoken
@@ -38,11 +42,13 @@ def tokenizer_json_files(source: Checkpoint, tokens: Tokens, *, says_begin: bool
     if tokens.file.kind is TokenizerKind.HUGGING_FACE:
         return _taken(source, tokens, {"add_bos_token": True} if says_begin else {})
     return (
-        SideFile(
-            _JSON, partial(write_tokenizer_json, vocabulary=tokens.named.vocabulary, special=tokens.named.special)
-        ),
+        SideFile(_JSON, partial(write_tokenizer_json, **_parts(tokens.named))),
         *_configs(source, tokens),
     )
+
+
+def _parts(named: NamedVocabulary) -> dict[str, Any]:
+    return {"vocabulary": named.vocabulary, "special": named.special, "plain": named.plain}
 
 
 def _configs(source: Checkpoint, tokens: Tokens) -> tuple[SideFile, ...]:
@@ -58,17 +64,22 @@ def _taken(source: Checkpoint, tokens: Tokens, said: dict[str, Any]) -> tuple[Si
     said: what tokenizer_config.json has to say besides; it is made where there is none.
     """
     folder = tokens.file.path.parent
-    taken = (SideFile(_JSON, partial(shutil.copyfile, tokens.file.path)),)
+    taken = _taken_json(tokens)
     told = (folder / _CONFIG).is_file()
-    if tokens.file.conventions is None or (said and not told):
-        return (*taken, *_configs(source, tokens))
+    if tokens.file.conventions is None or ((said or tokens.change) and not told):
+        return (taken, *_configs(source, tokens))
     config = _loadable(read_object(folder / _CONFIG)) | said if told else None
-    more = [folder / name for name in (_MAP, *_MORE) if (folder / name).is_file()]
-    return (
-        *taken,
-        *([json_file(_CONFIG, config)] if config is not None else []),
-        *(SideFile(path.name, partial(shutil.copyfile, path)) for path in more),
-    )
+    edited = edited_configs(tokens, config) if tokens.change and config is not None else ()
+    files = edited or ((json_file(_CONFIG, config),) if config is not None else ())
+    made = {file.name for file in files}
+    more = [folder / name for name in (_MAP, *_MORE) if name not in made and (folder / name).is_file()]
+    return (taken, *files, *(SideFile(path.name, partial(shutil.copyfile, path)) for path in more))
+
+
+def _taken_json(tokens: Tokens) -> SideFile:
+    if tokens.change and tokens.change.tokens:
+        return edited_tokenizer_json(tokens)
+    return SideFile(_JSON, partial(shutil.copyfile, tokens.file.path))
 
 
 def _loadable(config: dict[str, Any]) -> dict[str, Any]:
@@ -90,61 +101,84 @@ def tokenizer_model_files(source: Checkpoint, tokens: Tokens) -> tuple[tuple[Sid
     """Meta's tokenizer.model, `special_tokens.json` where the names need it, and what to know of that.
 
     Of Llama 3 tokenizer.model is made byte for byte as Meta's; of Llama 1 and 2 only what decides about ids is
-    kept, unless the original lies in the source.
+    kept, unless the original lies in the source: then new pieces are put behind what is in it. Rows of the
+    embedding behind the last token get names, for Meta's tokenizers have one for every row.
     """
-    names = _names_files(source, tokens)
-    notes = (f"{NAME} holds the special tokens' names: the programs for this format have others.",) if names else ()
-    return (_tokenizer_model(tokens), *names), notes
+    named = with_fillers(tokens.named, tokens.rows)
+    if isinstance(named.vocabulary, SentencePieceVocabulary):
+        return (_pieces_file(tokens, named.vocabulary),), tuple(_piece_notes(tokens, named, named.vocabulary.pad))
+    names = () if _are_versions(source, named) else (special_names_file(named.special, named.plain),)
+    return (_ranks_file(tokens, named.vocabulary), *names), tuple(_rank_notes(tokens, named, names=bool(names)))
 
 
-def _tokenizer_model(tokens: Tokens) -> SideFile:
-    if tokens.file.kind in (TokenizerKind.TIKTOKEN, TokenizerKind.SENTENCEPIECE):
+def _ranks_file(tokens: Tokens, vocabulary: TiktokenVocabulary) -> SideFile:
+    if tokens.file.kind is TokenizerKind.TIKTOKEN:
         return SideFile(MODEL, partial(shutil.copyfile, tokens.file.path))
-    vocabulary = tokens.named.vocabulary
-    if isinstance(vocabulary, TiktokenVocabulary):
-        return SideFile(MODEL, partial(write_tiktoken, vocabulary=vocabulary))
-    original = _original(tokens.file.path.parent, vocabulary)
-    write = partial(shutil.copyfile, original) if original else partial(write_sentencepiece, vocabulary=vocabulary)
-    return SideFile(MODEL, write)
+    return SideFile(MODEL, partial(write_tiktoken, vocabulary=vocabulary))
 
 
-def _original(folder: Path, vocabulary: SentencePieceVocabulary) -> Path | None:
+def _pieces_file(tokens: Tokens, vocabulary: SentencePieceVocabulary) -> SideFile:
+    original = _original(tokens)
+    if original is None:
+        return SideFile(MODEL, partial(write_sentencepiece, vocabulary=vocabulary))
+    if vocabulary == tokens.original.vocabulary:
+        return SideFile(MODEL, partial(shutil.copyfile, original))
+    return SideFile(MODEL, partial(extend_sentencepiece, source=original, vocabulary=vocabulary))
+
+
+def _original(tokens: Tokens) -> Path | None:
+    """Meta's file with the vocabulary as it was before any change."""
+    if tokens.file.kind is TokenizerKind.SENTENCEPIECE:
+        return tokens.file.path
+    folder = tokens.file.path.parent
     places = (folder / "original" / MODEL, folder / MODEL)
-    return next((path for path in places if path.is_file() and _holds(path, vocabulary)), None)
+    return next((path for path in places if path.is_file() and _holds(path, tokens.original.vocabulary)), None)
 
 
-def _holds(path: Path, vocabulary: SentencePieceVocabulary) -> bool:
+def _holds(path: Path, vocabulary: Vocabulary) -> bool:
     try:
         return read_sentencepiece(path) == vocabulary
     except CheckpointError:  # another kind, or damaged: then the file is made from the vocabulary
         return False
 
 
+def _are_versions(source: Checkpoint, named: NamedVocabulary) -> bool:
+    return named.special == special_tokens(source.version.name) and not named.plain
+
+
+def _rank_notes(tokens: Tokens, named: NamedVocabulary, *, names: bool) -> Iterator[str]:
+    if names:
+        new = f", without {tokens.new[0].text}" if tokens.new else ""
+        yield f"{NAME} holds the special tokens' names: the programs for this format have others{new}."
+    yield from _filler_note(tokens, named, NAME)
+    yield from pad_note(tokens)
+
+
+def _filler_note(tokens: Tokens, named: NamedVocabulary, file: str) -> Iterator[str]:
+    if count := named.size - tokens.named.size:
+        first = added_tokens(named.vocabulary, named.special)[-count].text
+        yield f"{counted(count, 'row')} of the embedding {'has' if count == 1 else 'have'} no token: {file} calls " + (
+            f"it {first}." if count == 1 else f"them {first} and so on."
+        )
+
+
+def pad_note(tokens: Tokens) -> Iterator[str]:
+    """What is to be known where no file of a format says which token pads."""
+    if tokens.pad is not None and 0 <= tokens.pad < tokens.named.size:
+        yield (
+            f"no file of this format says that {tokens.text(tokens.pad)} (id {tokens.pad}) is the token to pad with: "
+            "conversion.json keeps it."
+        )
+
+
+def _piece_notes(tokens: Tokens, named: NamedVocabulary, pad: int | None) -> Iterator[str]:
+    """pad: what the model itself will say."""
+    yield from _filler_note(tokens, named, MODEL)
+    if tokens.pad != pad:
+        yield from pad_note(tokens)
+
+
 def tokenizer_kind(tokens: Tokens) -> TokenizerKind:
     """The kind that the tokenizer.model will be of."""
     ranks = isinstance(tokens.named.vocabulary, TiktokenVocabulary)
     return TokenizerKind.TIKTOKEN if ranks else TokenizerKind.SENTENCEPIECE
-
-
-def _names_files(source: Checkpoint, tokens: Tokens) -> tuple[SideFile, ...]:
-    """`special_tokens.json` where the names are not the version's.
-
-    Rows of the embedding behind the last token get names, for Meta's tokenizers have one for every row.
-    Raises UsageError where a SentencePiece model, which holds all its pieces itself, has fewer than rows.
-    """
-    missing = tokens.rows - tokens.named.size
-    if tokenizer_kind(tokens) is TokenizerKind.SENTENCEPIECE:
-        if missing:
-            raise UsageError(
-                f"{tokens.file.path}: {tokens.named.size:,} tokens for {tokens.rows:,} rows of the embedding; "
-                "a SentencePiece tokenizer.model has a token for every row",
-                advice="Convert to hf, which can have more rows.",
-            )
-        return ()
-    names = (*tokens.named.special, *_fillers(tokens.named.special, missing))
-    return () if names == special_tokens(source.version.name) else (special_names_file(names),)
-
-
-def _fillers(names: tuple[str, ...], count: int) -> list[str]:
-    free = (f"<|reserved_special_token_{number}|>" for number in range(len(names) + count))
-    return [name for name in free if name not in names][:count]

@@ -30,6 +30,7 @@ from llama_convert.convert.tokenizers.gguf_vocabulary import (
 from llama_convert.convert.tokenizers.merge_lists import merge_differences, merge_texts
 from llama_convert.convert.tokenizers.problems import capped
 from llama_convert.convert.tokenizers.sentencepiece import SPACE, Piece, PieceKind, SentencePieceVocabulary, damage
+from llama_convert.convert.tokenizers.special_tokens import is_metas
 from llama_convert.convert.tokenizers.tiktoken import TiktokenVocabulary, merges, missing_bytes
 
 # llama.cpp cuts text by Llama 3's pattern under all of these. "smaug-bpe" is the name its converter finds for
@@ -120,7 +121,9 @@ def _ranks(path: Path, values: Mapping[str, Any]) -> NamedVocabulary:
     vocabulary = TiktokenVocabulary(tokens=tuple(tokens))
     _refuse(path, problems + _rank_problems(vocabulary))
     _refuse(path, merge_differences(list(values[MERGES]), merge_texts(texts, merges(vocabulary))))
-    return NamedVocabulary(vocabulary=vocabulary, special=special)
+    names = (text for text, kind in zip(texts, kinds, strict=True) if kind is PieceKind.USER_DEFINED)
+    plain = frozenset(name for name in names if not is_metas(name))  # some files have those as user-defined too
+    return NamedVocabulary(vocabulary=vocabulary, special=special, plain=plain)
 
 
 def _rank_problems(vocabulary: TiktokenVocabulary) -> list[str]:

@@ -25,6 +25,7 @@ from llama_convert.convert.tokenizers.sentencepiece import (
 UNKNOWN, BEGIN, END, FIRST_BYTE = 0, 1, 2, 3
 MARKED = {BEGIN: "\n<s>\n", END: "\n</s>\n"}
 NAMES = {UNKNOWN: "<unk>", BEGIN: "<s>", END: "</s>"}
+NEVER = -1e10  # the score that no merge has to beat, in run.c and runq.c: a piece that has it is never made of others
 ENTRY = "<fI"  # score, length of the piece in bytes
 FIXED = {
     UNKNOWN: PieceKind.UNKNOWN,
@@ -37,10 +38,11 @@ def write_tokenizer_bin(path: Path, vocabulary: SentencePieceVocabulary) -> None
     """Write the tokenizer.bin that llama2.c's run.c reads.
 
     Pieces have spaces for ▁, and the begin and end token a line of their own. Exact:
-    `read_tokenizer_bin` gives the vocabulary back. Scores are floats of 4 bytes, as they were.
-    Raises UsageError with every reason why the C programs would give other ids: they know no control and
-    no user-defined piece but <s> and </s>, their ids are 1 and 2, the bytes' 3 to 258, and every text that
-    is not empty gets a space in front.
+    `read_tokenizer_bin` gives the vocabulary back. Scores are floats of 4 bytes, as they were; control pieces
+    get the one that is never merged to, so that no text gives them.
+    Raises UsageError with every reason why the C programs would give other ids: they know no user-defined
+    piece, the ids of <s> and </s> are 1 and 2, the bytes' 3 to 258, a piece of one character is found whatever
+    its score is, and every text that is not empty gets a space in front.
     """
     problems = unlike_llama_2(vocabulary)
     if problems:
@@ -49,7 +51,7 @@ def write_tokenizer_bin(path: Path, vocabulary: SentencePieceVocabulary) -> None
             problems=capped(problems),
             advice="llama2.c runs Llama 2's tokenizer, and others that were trained like it.",
         )
-    entries = [(piece.score, _bytes(i, piece.text)) for i, piece in enumerate(vocabulary.pieces)]
+    entries = [(_score(i, piece), _bytes(i, piece.text)) for i, piece in enumerate(vocabulary.pieces)]
     longest = max(len(text) for _, text in entries)
     packed = (pack(ENTRY, score, len(text)) + text for score, text in entries)
     path.write_bytes(pack("<I", longest) + b"".join(packed))
@@ -60,7 +62,7 @@ def read_tokenizer_bin(path: Path, rows: int) -> SentencePieceVocabulary:
 
     rows: of the embedding; the file has no count. What a piece is for is not in the file either: the C
     programs have it in their code, so ids 0 to 258 are unknown, begin, end and the bytes, with the texts
-    that they must have, and all behind them normal.
+    that they must have, and all behind them normal, but for those with the score of control pieces.
     Raises CheckpointError with every finding: not as many entries as rows, a wrong length of the longest, other
     texts in the first 259 places, pieces given twice. UsageError where there is no file.
     """
@@ -68,10 +70,7 @@ def read_tokenizer_bin(path: Path, rows: int) -> SentencePieceVocabulary:
     entries = _entries(path, data, rows)
     texts = [text for _, text in entries]
     problems = _wrong_longest(data, texts) + _wrong_places(texts)
-    pieces = tuple(
-        Piece(text=_text(i, text), score=score, kind=FIXED.get(i, PieceKind.NORMAL))
-        for i, (score, text) in enumerate(entries)
-    )
+    pieces = tuple(_piece(i, score, text) for i, (score, text) in enumerate(entries))
     _refuse(path, problems or [*damage(pieces, True), *spaced(pieces)])
     return SentencePieceVocabulary(
         pieces=pieces,
@@ -93,9 +92,21 @@ def unlike_llama_2(vocabulary: SentencePieceVocabulary) -> list[str]:
     problems = [finding for finding, holds in findings.items() if holds]
     for i, piece in enumerate(vocabulary.pieces):
         kind = FIXED.get(i, PieceKind.NORMAL)
+        if i not in FIXED and piece.kind is PieceKind.CONTROL and len(piece.text) > 1:
+            continue  # written with a score that no text reaches
         if piece.kind is not kind or piece.text != NAMES.get(i, piece.text):
             problems.append(f"piece {i}, {piece.text!r}, is {piece.kind.name.lower()}, wanted {kind.name.lower()}")
     return problems or _wrong_places([_bytes(i, piece.text).decode() for i, piece in enumerate(vocabulary.pieces)])
+
+
+def _score(i: int, piece: Piece) -> float:
+    return NEVER if i not in FIXED and piece.kind is PieceKind.CONTROL else piece.score
+
+
+def _piece(i: int, score: float, text: str) -> Piece:
+    if i not in FIXED and score == NEVER:
+        return Piece(text=_text(i, text), score=0.0, kind=PieceKind.CONTROL)
+    return Piece(text=_text(i, text), score=score, kind=FIXED.get(i, PieceKind.NORMAL))
 
 
 def _bytes(i: int, text: str) -> bytes:

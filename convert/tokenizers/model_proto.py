@@ -7,7 +7,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from llama_convert.convert.tokenizers.sentencepiece import BPE, Piece, PieceKind, SentencePieceVocabulary
+from llama_convert.convert.tokenizers.sentencepiece import (
+    BPE,
+    Piece,
+    PieceKind,
+    SentencePieceVocabulary,
+    read_sentencepiece,
+)
 from llama_convert.convert.tokenizers.wire import content_field, float32_field, integer_field
 
 NO_PIECE = -1
@@ -24,6 +30,24 @@ def write_sentencepiece(path: Path, vocabulary: SentencePieceVocabulary) -> None
     trainer = content_field(2, _trainer_spec(vocabulary))
     normalizer = content_field(3, _normalizer_spec(vocabulary))
     path.write_bytes(b"".join((*pieces, trainer, normalizer)))
+
+
+def extend_sentencepiece(target: Path, *, source: Path, vocabulary: SentencePieceVocabulary) -> None:
+    """Write the model of `source` with the vocabulary's further pieces behind its own.
+
+    vocabulary: the source's, with more pieces, and perhaps another one to pad with. Nothing in the file is
+    touched: a reader of protocol buffers joins what comes later with what was said before.
+    """
+    found = read_sentencepiece(source)
+    more = (content_field(1, _piece(piece)) for piece in vocabulary.pieces[len(found.pieces) :])
+    pad = b"" if vocabulary.pad == found.pad else _pad_fields(vocabulary)
+    trainer = content_field(2, integer_field(4, len(vocabulary.pieces)) + pad)
+    target.write_bytes(b"".join((source.read_bytes(), *more, trainer)))
+
+
+def _pad_fields(vocabulary: SentencePieceVocabulary) -> bytes:
+    name = _name(vocabulary, vocabulary.pad, "<pad>").encode()
+    return integer_field(43, NO_PIECE if vocabulary.pad is None else vocabulary.pad) + content_field(48, name)
 
 
 def _piece(piece: Piece) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Container, Mapping, Sequence
 
 from llama_convert.convert.errors import UsageError
@@ -11,6 +12,7 @@ BEGIN = "<|begin_of_text|>"
 END = "<|end_of_text|>"
 END_OF_TURN = "<|eot_id|>"
 COUNT = 256
+_RESERVED = re.compile(r"<\|reserved_special_token_\d+\|>")
 
 SENTENCEPIECE_VERSIONS = ("1", "2", "code", "guard-1")
 LLAMA_3_VERSIONS = ("3", "guard-2")
@@ -52,6 +54,16 @@ def special_tokens(version: str) -> tuple[str, ...]:
 def _numbered(named: Mapping[int, str]) -> tuple[str, ...]:
     reserved = iter(range(COUNT))
     return tuple(named[i] if i in named else f"<|reserved_special_token_{next(reserved)}|>" for i in range(COUNT))
+
+
+def is_metas(name: str) -> bool:
+    """Whether Meta's code gives this name to a special token of a Llama 3 or later one."""
+    return name in _LLAMA_3.values() or name in _LLAMA_3_1.values() or is_reserved(name)
+
+
+def is_reserved(name: str) -> bool:
+    """Whether this is the name of a special token that Meta left without a task."""
+    return _RESERVED.fullmatch(name) is not None
 
 
 def begin_token(version: str) -> str:

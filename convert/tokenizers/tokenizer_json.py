@@ -6,12 +6,12 @@ Written as a stream, an entry a line: neither the text nor its object is ever wh
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from json.encoder import encode_basestring
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from llama_convert.convert.errors import UsageError
 from llama_convert.convert.tokenizers.added import AddedToken, Vocabulary, added_tokens
@@ -37,12 +37,14 @@ class _Recipe:
     merges: Iterator[tuple[int, int]]
 
 
-def write_tokenizer_json(target: Path | BinaryIO, vocabulary: Vocabulary, special: Sequence[str] = ()) -> None:
+def write_tokenizer_json(
+    target: Path | BinaryIO, vocabulary: Vocabulary, special: Sequence[str] = (), plain: Container[str] = ()
+) -> None:
     """Write the tokenizer.json that gives the same ids as Meta's file.
 
     target: a path, or a binary file, which is written from where it stands and left open.
     special: names for the ids behind a tiktoken file's ranks, <|begin_of_text|> among them; not for
-    SentencePiece models, which have their own.
+    SentencePiece models, which have their own. plain: those of them that are no special tokens.
     The text of a special token is read as that token, where Meta's code reads it as ordinary text. In a
     SentencePiece model with user-defined pieces, text that is a whole piece which no merges reach is that
     piece here and several there. Everything else is exact.
@@ -50,7 +52,9 @@ def write_tokenizer_json(target: Path | BinaryIO, vocabulary: Vocabulary, specia
     Cost: for Llama 3 (6.7 MB, 280,147 merges) about 1 s and 50 MB of memory.
     Source: huggingface/transformers convert_slow_tokenizer.py, TikTokenConverter and LlamaConverter.
     """
-    recipe = _tiktoken(vocabulary, special) if isinstance(vocabulary, TiktokenVocabulary) else _pieces(vocabulary)
+    recipe = (
+        _tiktoken(vocabulary, special, plain) if isinstance(vocabulary, TiktokenVocabulary) else _pieces(vocabulary)
+    )
     if isinstance(target, Path):
         with target.open("wb") as file:
             _write(file, recipe)
@@ -58,8 +62,8 @@ def write_tokenizer_json(target: Path | BinaryIO, vocabulary: Vocabulary, specia
         _write(target, recipe)
 
 
-def _tiktoken(vocabulary: TiktokenVocabulary, special: Sequence[str]) -> _Recipe:
-    added = added_tokens(vocabulary, special)
+def _tiktoken(vocabulary: TiktokenVocabulary, special: Sequence[str], plain: Container[str]) -> _Recipe:
+    added = added_tokens(vocabulary, special, plain)
     begin = next((token for token in added if token.text == BEGIN), None)
     if begin is None:
         raise UsageError(f"None of the special tokens is {BEGIN}, which every text starts with.")
@@ -178,6 +182,20 @@ def _write_entries(file: BinaryIO, entries: Iterator[str]) -> None:
     while block := list(islice(entries, BLOCK)):
         file.write((comma + ",\n".join(block)).encode())
         comma = ",\n"
+
+
+def write_document(target: Path, whole: Mapping[str, Any]) -> None:
+    """Write a tokenizer.json that was read as an object: the same, with tokens and merges an entry a line."""
+    model = whole["model"]
+    settings = {key: value for key, value in model.items() if key not in ("vocab", "merges")}
+    head = {key: value for key, value in whole.items() if key != "model"}
+    with target.open("wb") as file:
+        file.write(f'{_json(head)[:-1]}{"," if head else ""}\n"model": {_json(settings)[:-1]}'.encode())
+        file.write(f'{"," if settings else ""}\n"vocab": {{'.encode())
+        _write_entries(file, (f"{encode_basestring(text)}: {number}" for text, number in model["vocab"].items()))
+        file.write(b'},\n"merges": [')
+        _write_entries(file, map(_json, model["merges"]))
+        file.write(b"]}}\n")
 
 
 def _json(value: object) -> str:

@@ -79,7 +79,7 @@ def read_pieces(document: Document) -> NamedVocabulary:
 def _prefix(document: Document) -> tuple[bool, list[str]]:
     """Whether one more space is put before a text, and what is unlike SentencePiece in how spaces become ▁."""
     changes = steps(document.normalizer, "normalizers")
-    cutting = document.pre_tokenizer or {}
+    cutting = next(iter(steps(document.pre_tokenizer, "pretokenizers")), {})
     if changes in ([PREPEND, REPLACE], [REPLACE]) and not has(cutting, type="Metaspace"):
         return len(changes) == 2, []
     scheme = PREPEND_SCHEMES.get(str(cutting.get("prepend_scheme")))
@@ -90,13 +90,16 @@ def _prefix(document: Document) -> tuple[bool, list[str]]:
 
 def _pattern(document: Document) -> tuple[str | None, list[str]]:
     """The regular expression that cuts user-defined pieces out, where the file has one."""
-    cutting = document.pre_tokenizer
-    if cutting is None or has(cutting, type="Metaspace"):
+    cutting = steps(document.pre_tokenizer, "pretokenizers")
+    if cutting and has(cutting[0], type="Metaspace"):
+        cutting = cutting[1:]
+    if not cutting:
         return None, []
-    found = cutting.get("pattern")
+    found = cutting[0].get("pattern")
     pattern = found.get("Regex") if isinstance(found, dict) else None
-    if not isinstance(pattern, str) or not has(cutting, type="Split", behavior="Isolated", invert=False):
-        return None, [f"it cuts text before it merges: {cutting!r:.200}"]
+    plain = len(cutting) == 1 and has(cutting[0], type="Split", behavior="Isolated", invert=False)
+    if not plain or not isinstance(pattern, str):
+        return None, [f"it cuts text before it merges: {document.pre_tokenizer!r:.200}"]
     return pattern, []
 
 

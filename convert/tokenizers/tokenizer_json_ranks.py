@@ -7,6 +7,7 @@ from typing import Any
 from llama_convert.convert.tokenizers.added import NamedVocabulary
 from llama_convert.convert.tokenizers.byte_level import token_bytes
 from llama_convert.convert.tokenizers.merge_lists import merge_differences, merge_texts
+from llama_convert.convert.tokenizers.special_tokens import is_metas
 from llama_convert.convert.tokenizers.tiktoken import PATTERN, TiktokenVocabulary, merges, missing_bytes
 from llama_convert.convert.tokenizers.tokenizer_json_document import (
     Document,
@@ -31,7 +32,7 @@ def read_ranks(document: Document) -> NamedVocabulary:
 
     Proven: the text is cut by Llama 3's pattern and not changed before; the tokens are bytes with the ids from
     0, every single byte among them; the merges are those that follow from the ids; whole words are looked up
-    first. Not looked at: which tokens are put before and behind a text, and whether an added token is special.
+    first. Not looked at: which tokens are put before and behind a text.
     Raises CheckpointError with every finding.
     """
     count = _ordinary(document)
@@ -42,7 +43,8 @@ def read_ranks(document: Document) -> NamedVocabulary:
     wanted = merge_texts(document.texts, merges(vocabulary))
     refuse(document.path, merge_differences(list(document.merges), wanted), KIND)
     names = tuple(token.text for token in document.added)
-    return NamedVocabulary(vocabulary=vocabulary, special=names)
+    plain = frozenset(token.text for token in document.added if not (token.special or is_metas(token.text)))
+    return NamedVocabulary(vocabulary=vocabulary, special=names, plain=plain)
 
 
 def _ordinary(document: Document) -> int:

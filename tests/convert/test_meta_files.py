@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from sentencepiece import SentencePieceProcessor
 
 from llama_convert.convert import Request, convert_checkpoint, plan_conversion
 from llama_convert.convert.errors import CheckpointError, UsageError
@@ -148,10 +149,16 @@ def test_a_head_size_of_its_own_is_refused(hugging_face) -> None:
     assert error.value.problems == ("head_dim is 32, Meta's is dim / n_heads = 16",)
 
 
-def test_a_sentencepiece_model_with_fewer_tokens_than_rows_is_refused(hugging_face) -> None:
+def test_rows_without_a_piece_get_names_that_no_text_gives(hugging_face, tmp_path: Path) -> None:
     source = open_checkpoint(hugging_face("2"))
-    with pytest.raises(UsageError, match="512 tokens for 520 rows"):
-        make_plan(replace(source, config=replace(source.config, vocab_size=520)), META, Request())
+    plan = make_plan(replace(source, config=replace(source.config, vocab_size=520)), META, Request())
+    assert [note for note in plan.notes if note.startswith("8 rows of the embedding have no token")]
+    (model,) = (file for file in plan.side_files if file.name == "tokenizer.model")
+    model.write(tmp_path / "tokenizer.model")
+    found = SentencePieceProcessor(model_file=str(tmp_path / "tokenizer.model"))
+    assert found.get_piece_size() == 520
+    assert all(found.is_control(number) for number in range(512, 520))
+    assert max(found.encode(found.id_to_piece(512))) < 512
 
 
 def test_sentencepiece_with_scaled_rope_is_refused(hugging_face, tmp_path: Path) -> None:

@@ -58,13 +58,22 @@ def test_models_that_the_c_programs_would_run_otherwise_are_refused(path, small_
 
 
 @pytest.mark.parametrize(
-    ("kind", "words"), [(PieceKind.CONTROL, "is control"), (PieceKind.USER_DEFINED, "is user_defined")]
+    ("text", "kind", "words"),
+    [("<|im_start|>", PieceKind.USER_DEFINED, "is user_defined"), ("\u2665", PieceKind.CONTROL, "is control")],
 )
-def test_an_added_piece_is_refused_by_its_name(path, plain, kind, words):
-    added = Piece(text="<|im_start|>", score=0.0, kind=kind)
+def test_an_added_piece_that_text_would_give_is_refused_by_its_name(path, plain, text, kind, words):
+    added = Piece(text=text, score=0.0, kind=kind)
     with pytest.raises(UsageError) as caught:
         write_tokenizer_bin(path, replace(plain, pieces=(*plain.pieces, added)))
-    assert caught.value.problems == (f"piece {ROWS}, '<|im_start|>', {words}, wanted normal",)
+    assert caught.value.problems == (f"piece {ROWS}, {text!r}, {words}, wanted normal",)
+
+
+def test_an_added_control_piece_has_the_score_that_no_merge_has_to_beat(path, plain):
+    """In run.c: `float best_score = -1e10;`, and a merge is made where its score is larger."""
+    longer = replace(plain, pieces=(*plain.pieces, Piece(text="<pad>", score=0.0, kind=PieceKind.CONTROL)))
+    write_tokenizer_bin(path, longer)
+    assert path.read_bytes()[-13:] == pack("<fI", -1e10, 5) + b"<pad>"
+    assert read_tokenizer_bin(path, ROWS + 1) == longer
 
 
 def refusal(path, content, rows=ROWS):
