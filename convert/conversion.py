@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 from llama_convert.convert.aside import write_side_files, written_aside
 from llama_convert.convert.certificate import certificate, write_certificate
+from llama_convert.convert.checkpoint import Checkpoint
 from llama_convert.convert.containers.slices import DType
 from llama_convert.convert.errors import UsageError
 from llama_convert.convert.formats import find_format, open_checkpoint
@@ -15,7 +16,10 @@ from llama_convert.convert.integrity import Checks
 from llama_convert.convert.outputs import Request
 from llama_convert.convert.plan import Plan, make_plan
 from llama_convert.convert.publish import check_destination, staged
+from llama_convert.convert.resizing import with_change
 from llama_convert.convert.run import Moved, Unusual, run
+from llama_convert.convert.tokens import Tokens, open_tokens
+from llama_convert.convert.vocabulary import Change, Init, NewRows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,17 +39,25 @@ class Conversion:
 def plan_conversion(
     source: Path,
     *,
-    to: str = "hf",
+    to: str | None = "hf",
     request: Request | None = None,
     llama_version: str | None = None,
     assume: Mapping[str, str] | None = None,
+    change: Callable[[Checkpoint, Tokens], Change] | None = None,
 ) -> Plan:
     """What converting the checkpoint would do; nothing is written.
 
+    to: a format's name; None keeps the source's own. change: what is to become of the vocabulary, chosen from the
+    opened source and its tokenizer, such as `partial(pad_change, token="<pad>")`.
     Raises ConvertError of every kind that its inputs can cause.
     """
-    target = find_format(to)
-    return make_plan(open_checkpoint(source, llama_version, assume), target, request or Request())
+    target, request = find_format(to) if to else None, request or Request()
+    opened = open_checkpoint(source, llama_version, assume)
+    if change:
+        # What the files say of their tokens counts here, whatever chat format is to be written.
+        tokens = open_tokens(opened, replace(request, instruct=False))
+        opened = with_change(opened, change(opened, tokens), request)
+    return make_plan(opened, target or opened.format, request)
 
 
 def convert_checkpoint(
@@ -102,6 +114,33 @@ def _options(plan: Plan, check: bool) -> dict[str, object]:
         "to": plan.target,
         **{field.name: _plain(getattr(request, field.name)) for field in fields(request)},
         "check": check,
+        **({"vocabulary": vocabulary_record(plan.source)} if plan.source.change else {}),
+    }
+
+
+def vocabulary_record(source: Checkpoint) -> dict[str, object]:
+    """What becomes of the vocabulary of a source with a change, as plain data."""
+    change = source.change
+    assert change is not None  # asked for of such sources alone
+    return {
+        "rows_before": source.rows,
+        "rows": change.rows,
+        "tokens": [asdict(token) for token in change.tokens],
+        "pad": change.pad,
+        **({"made": {"embedding": _made(change.embedding), "head": _made(change.head)}} if _grown(source) else {}),
+        "why": change.why,
+    }
+
+
+def _grown(source: Checkpoint) -> bool:
+    return source.config.vocab_size > source.rows
+
+
+def _made(new: NewRows) -> dict[str, object]:
+    return {
+        "init": new.init.value,
+        **({"row": new.source} if new.init is Init.COPY else {}),
+        **({"seed": new.seed} if new.init is Init.NORMAL else {}),
     }
 
 
