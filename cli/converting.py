@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -38,13 +40,14 @@ def convert(
     overwrite: options.Overwrite = False,
     no_check: options.NoCheck = False,
     dry_run: options.DryRun = False,
+    pad: options.Pad = False,
     verify: options.Verify = False,
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
     """Convert a checkpoint into another format, exactly."""
     from llama_convert.cli.sizes import parse_assumptions, parse_quantised
-    from llama_convert.convert import plan_conversion
+    from llama_convert.convert import pad_change, plan_conversion
 
     output = Output(json=json, quiet=quiet)
     request = replace(
@@ -56,10 +59,12 @@ def convert(
         format_version=format_version,
     )
     assumed = parse_assumptions(assume or [])
-    plan = plan_conversion(source, to=to, request=request, llama_version=llama_version, assume=assumed)
+    change = pad_change if pad else None
+    plan = plan_conversion(source, to=to, request=request, llama_version=llama_version, assume=assumed, change=change)
+    if verify:
+        refuse_to_verify(plan)
     if dry_run:
-        output.result(plan_text(plan))
-        output.data({"ok": True, "plan": plan_json(plan)})
+        tell_plan(plan, output)
         return
     done = carry_out(plan, target, overwrite=overwrite, check=not no_check, output=output)
     report = (
@@ -71,6 +76,23 @@ def convert(
     output.data({"ok": report is None or report.ok, **conversion_json(done), "verified": verified})
     if report is not None and not report.ok:
         raise Exit(DIFFERENT)
+
+
+def refuse_to_verify(plan: Plan) -> None:
+    """UsageError where the output is not to be the same model."""
+    from llama_convert.convert import UsageError
+
+    if plan.source.config.vocab_size != plan.source.rows:
+        raise UsageError(
+            "--verify and --pad: the output will have another vocabulary, so it is not the same model",
+            advice="Convert first and verify that, then pad; or leave --verify out.",
+        )
+
+
+def tell_plan(plan: Plan, output: Output) -> None:
+    """What --dry-run prints."""
+    output.result(plan_text(plan))
+    output.data({"ok": True, "plan": plan_json(plan)})
 
 
 def parse_request(
@@ -91,9 +113,18 @@ def parse_request(
 def carry_out(plan: Plan, target: Path, *, overwrite: bool, check: bool, output: Output) -> Conversion:
     """Run the plan with a progress bar, and say what came of it."""
     from llama_convert.convert import convert_checkpoint
+
+    run = partial(convert_checkpoint, plan, target, overwrite=overwrite, check=check)
+    return watched(run, plan, target, output)
+
+
+def watched(run: Callable[..., Conversion], plan: Plan, target: Path, output: Output) -> Conversion:
+    """The same for what carries it out; it is told where progress goes."""
     from llama_convert.convert.publish import partial_folder
 
     output.say(headline(plan))
+    if plan.source.change:
+        output.say(plan.source.change.why)
     begun = False
 
     def advance(nbytes: int) -> None:
@@ -103,9 +134,7 @@ def carry_out(plan: Plan, target: Path, *, overwrite: bool, check: bool, output:
 
     try:
         with output.progress(plan.nbytes, target.name) as update:
-            done = convert_checkpoint(
-                plan, target, overwrite=overwrite, check=check, on_progress=lambda moved: advance(moved.nbytes)
-            )
+            done = run(on_progress=lambda moved: advance(moved.nbytes))
     except BaseException:
         if begun:
             output.say(f"Nothing was written to {target}; the partial folder {partial_folder(target)} is removed.")
@@ -146,6 +175,7 @@ def plan_text(plan: Plan) -> str:
     return "\n".join(
         [
             headline(plan),
+            *([plan.source.change.why] if plan.source.change else []),
             "",
             table(rows),
             "",
@@ -177,7 +207,14 @@ def plan_json(plan: Plan) -> dict[str, Any]:
         "nbytes": plan.nbytes,
         "working_memory": plan.peak_memory(),
         "notes": list(plan.notes),
+        **_vocabulary(plan),
     }
+
+
+def _vocabulary(plan: Plan) -> dict[str, Any]:
+    from llama_convert.convert.conversion import vocabulary_record
+
+    return {"vocabulary": vocabulary_record(plan.source)} if plan.source.change else {}
 
 
 def conversion_json(done: Conversion) -> dict[str, Any]:
@@ -192,4 +229,5 @@ def conversion_json(done: Conversion) -> dict[str, Any]:
             for found in done.unusual
         ],
         "notes": list(done.plan.notes),
+        **_vocabulary(done.plan),
     }

@@ -77,9 +77,9 @@ def convert_checkpoint(
     _check_is_a_folders_name(folder, plan)
     check_destination(folder, plan.source.folder, plan.nbytes, overwrite=overwrite)
     with staged(folder) as partial, Checks(plan.source, enabled=check) as checks:
-        unusual = _write(plan, partial, checks, on_progress)
+        unusual = write_files(plan, partial, checks, on_progress)
         records = checks.finish()
-        values = certificate(plan, _options(plan, check), records, partial)
+        values = certificate(plan, options_record(plan, check), records, partial)
         write_certificate(partial, values)
     return Conversion(folder=folder, plan=plan, records_checked=records, unusual=unusual)
 
@@ -94,7 +94,8 @@ def _check_is_a_folders_name(folder: Path, plan: Plan) -> None:
         )
 
 
-def _write(plan: Plan, folder: Path, checks: Checks, on_progress: Callable[[Moved], None]) -> tuple[Unusual, ...]:
+def write_files(plan: Plan, folder: Path, checks: Checks, on_progress: Callable[[Moved], None]) -> tuple[Unusual, ...]:
+    """All files of the plan written into a folder that is not yet published; what was unusual in their tensors."""
     unusual = []
     with written_aside([file for file in plan.side_files if not file.late], folder):
         for event in run(plan, folder, checks):
@@ -108,7 +109,8 @@ def _write(plan: Plan, folder: Path, checks: Checks, on_progress: Callable[[Move
     return tuple(sorted(unusual, key=lambda found: order.index(found.name)))
 
 
-def _options(plan: Plan, check: bool) -> dict[str, object]:
+def options_record(plan: Plan, check: bool) -> dict[str, object]:
+    """What was asked for, as conversion.json holds it."""
     request = plan.request
     return {
         "to": plan.target,

@@ -1,0 +1,204 @@
+"""`pad` and `resize`: a token to pad with, more tokens, more or fewer rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from typer import Option
+
+from llama_convert.cli import options
+from llama_convert.cli.converting import carry_out, conversion_json, parse_request, tell_plan, watched
+from llama_convert.cli.output import Output
+from llama_convert.convert.errors import UsageError
+from llama_convert.convert.vocabulary import Change, Init
+
+if TYPE_CHECKING:
+    from llama_convert.convert import Checkpoint, Plan, Request
+    from llama_convert.convert.tokens import Tokens
+
+_INITS = "mean, zero, normal, copy:TOKEN"
+
+
+def pad(
+    source: options.Source,
+    target: options.MaybeTarget = None,
+    to: options.SameFormat = None,
+    token: Annotated[
+        str | None,
+        Option("--token", help='Name of the token to pad with: a new one, such as "<pad>", or a reserved one.'),
+    ] = None,
+    reuse_reserved: Annotated[
+        bool,
+        Option("--reuse-reserved/--no-reuse-reserved", help="Take a reserved token rather than add one."),
+    ] = True,
+    multiple_of: options.MultipleOf = None,
+    in_place: options.InPlace = False,
+    llama_version: options.LlamaVersion = None,
+    dtype: options.DTypeName = None,
+    quantize: options.Quantize = None,
+    shards: options.Shards = None,
+    shard_size: options.ShardSize = None,
+    assume: options.Assume = None,
+    overwrite: options.Overwrite = False,
+    no_check: options.NoCheck = False,
+    dry_run: options.DryRun = False,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Give a model a token to pad with; says which, and why."""
+    from llama_convert.convert import pad_change
+
+    change = partial(pad_change, token=token, reuse_reserved=reuse_reserved, multiple_of=multiple_of)
+    request = _request(dtype, quantize, shards, shard_size)
+    plan = _plan(source, target, to, request, llama_version, assume, change, in_place=in_place)
+    output = Output(json=json, quiet=quiet)
+    if in_place and not _changes(plan):
+        assert plan.source.change is not None  # it has been planned
+        output.result(f"{source}: {plan.source.change.why} Nothing is written.")
+        output.data({"ok": True, "written": False, "why": plan.source.change.why})
+        return
+    _carry_out(plan, target, output, overwrite=overwrite, check=not no_check, dry_run=dry_run)
+
+
+def resize(
+    source: options.Source,
+    target: options.MaybeTarget = None,
+    to: options.SameFormat = None,
+    vocab_size: Annotated[
+        int | None, Option("--vocab-size", help="Rows of embedding and head afterwards.", show_default=False)
+    ] = None,
+    add_tokens: Annotated[
+        list[str] | None,
+        Option(
+            "--add-tokens",
+            metavar="FILE/NAME",
+            help="A new token, or a file with one on each line; may be repeated.",
+            show_default=False,
+        ),
+    ] = None,
+    special: Annotated[
+        bool, Option("--special", help="The new tokens are special: no part of a text's meaning, skipped in decoding.")
+    ] = False,
+    multiple_of: options.MultipleOf = None,
+    init: Annotated[str, Option("--init", help=f"What new rows are: {_INITS}.")] = "mean",
+    seed: Annotated[int, Option("--seed", min=0, help="Of --init normal.")] = 0,
+    in_place: options.InPlace = False,
+    llama_version: options.LlamaVersion = None,
+    dtype: options.DTypeName = None,
+    quantize: options.Quantize = None,
+    shards: options.Shards = None,
+    shard_size: options.ShardSize = None,
+    assume: options.Assume = None,
+    overwrite: options.Overwrite = False,
+    no_check: options.NoCheck = False,
+    dry_run: options.DryRun = False,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Add tokens, or change the number of rows of embedding and head; the rows there are keep every bit."""
+    from llama_convert.convert import resize_change
+
+    kind, copied = parse_init(init)
+    change = partial(
+        resize_change,
+        vocab_size=vocab_size,
+        add_tokens=parse_tokens(add_tokens or []),
+        special=special,
+        multiple_of=multiple_of,
+        init=kind,
+        copied=copied,
+        seed=seed,
+    )
+    request = _request(dtype, quantize, shards, shard_size)
+    plan = _plan(source, target, to, request, llama_version, assume, change, in_place=in_place)
+    output = Output(json=json, quiet=quiet)
+    _carry_out(plan, target, output, overwrite=overwrite, check=not no_check, dry_run=dry_run)
+
+
+def parse_init(text: str) -> tuple[Init, str | None]:
+    """`mean` or `copy:TOKEN` as what it says; UsageError for another text."""
+    name, colon, token = text.partition(":")
+    known = {init.value: init for init in Init}
+    if name not in known or (known[name] is Init.COPY) != bool(colon and token):
+        raise UsageError(f"--init {text}: there is no such", advice=f"Known are {_INITS}.")
+    return known[name], token or None
+
+
+def parse_tokens(given: list[str]) -> tuple[str, ...]:
+    """The tokens that are named, and those in files, one a line; UsageError for a file that is no text."""
+    return tuple(token for text in given for token in (_lines(Path(text)) if _is_file(text) else [text]))
+
+
+def _is_file(text: str) -> bool:
+    try:
+        return Path(text).is_file()
+    except (OSError, ValueError):  # no name that a file can have
+        return False
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path}: no text in UTF-8", advice="Give a file with one token on each line.") from error
+    found = [line for line in lines if line.strip()]
+    if not found:
+        raise UsageError(f"{path}: holds no token", advice="Give a file with one token on each line.")
+    return found
+
+
+def _request(dtype: str | None, quantize: str | None, shards: int | None, shard_size: str | None) -> Request:
+    from llama_convert.cli.sizes import parse_quantised
+
+    request = parse_request(dtype, shard_size, instruct=False, special_tokens=None)
+    return replace(request, shards=shards, quantize=parse_quantised(quantize, "--quantize"))
+
+
+def _plan(
+    source: Path,
+    target: Path | None,
+    to: str | None,
+    request: Request,
+    llama_version: str | None,
+    assume: list[str] | None,
+    change: Callable[[Checkpoint, Tokens], Change],
+    *,
+    in_place: bool,
+) -> Plan:
+    from llama_convert.cli.sizes import parse_assumptions
+    from llama_convert.convert import plan_conversion
+    from llama_convert.convert.in_place import in_place as planned_in_place
+
+    if in_place and target is not None:
+        raise UsageError(f"--in-place and {target}: where is it to be written?", advice="Leave one of them out.")
+    if not in_place and target is None:
+        raise UsageError("DST is missing", advice="Give a folder to write, or --in-place for a Hugging Face folder.")
+    assumed = parse_assumptions(assume or [])
+    plan = plan_conversion(source, to=to, request=request, llama_version=llama_version, assume=assumed, change=change)
+    return planned_in_place(plan) if in_place else plan
+
+
+def _changes(plan: Plan) -> bool:
+    from llama_convert.convert.resizing import is_change
+    from llama_convert.convert.tokens import open_tokens
+
+    source, change = plan.source, plan.source.change
+    before = replace(source, change=None, config=replace(source.config, vocab_size=source.rows))
+    return change is not None and is_change(before, open_tokens(before, plan.request), change)
+
+
+def _carry_out(plan: Plan, target: Path | None, output: Output, *, overwrite: bool, check: bool, dry_run: bool) -> None:
+    from llama_convert.convert.in_place import rewrite
+
+    if dry_run:
+        tell_plan(plan, output)
+        return
+    if target is None:
+        done = watched(partial(rewrite, plan, check=check), plan, plan.source.path, output)
+    else:
+        done = carry_out(plan, target, overwrite=overwrite, check=check, output=output)
+    output.data({"ok": True, **conversion_json(done)})
