@@ -115,11 +115,13 @@ def carry_out(plan: Plan, target: Path, *, overwrite: bool, check: bool, output:
     from llama_convert.convert import convert_checkpoint
 
     run = partial(convert_checkpoint, plan, target, overwrite=overwrite, check=check)
-    return watched(run, plan, target, output)
+    done = watched(run, plan, target, output)
+    _report(done, output)
+    return done
 
 
 def watched(run: Callable[..., Conversion], plan: Plan, target: Path, output: Output) -> Conversion:
-    """The same for what carries it out; it is told where progress goes."""
+    """What carries out a plan, run with a progress bar; it is given `on_progress`."""
     from llama_convert.convert.publish import partial_folder
 
     output.say(headline(plan))
@@ -139,7 +141,6 @@ def watched(run: Callable[..., Conversion], plan: Plan, target: Path, output: Ou
         if begun:
             output.say(f"Nothing was written to {target}; the partial folder {partial_folder(target)} is removed.")
         raise
-    _report(done, output)
     return done
 
 

@@ -12,8 +12,8 @@ from typer import Option
 
 from llama_convert.cli import options
 from llama_convert.cli.converting import carry_out, conversion_json, parse_request, tell_plan, watched
-from llama_convert.cli.output import Output
-from llama_convert.convert.errors import UsageError
+from llama_convert.cli.output import Output, gigabytes
+from llama_convert.convert.errors import UsageError, counted
 from llama_convert.convert.vocabulary import Change, Init
 
 if TYPE_CHECKING:
@@ -199,6 +199,8 @@ def _carry_out(plan: Plan, target: Path | None, output: Output, *, overwrite: bo
         return
     if target is None:
         done = watched(partial(rewrite, plan, check=check), plan, plan.source.path, output)
+        weights = f"{counted(len(plan.files), 'weight file')} of {len(plan.source.files)} written anew"
+        output.result(f"{done.folder}: {weights} ({gigabytes(plan.nbytes)}), the others are the same files as before")
     else:
         done = carry_out(plan, target, overwrite=overwrite, check=check, output=output)
     output.data({"ok": True, **conversion_json(done)})

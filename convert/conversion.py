@@ -116,7 +116,7 @@ def options_record(plan: Plan, check: bool) -> dict[str, object]:
         "to": plan.target,
         **{field.name: _plain(getattr(request, field.name)) for field in fields(request)},
         "check": check,
-        **({"vocabulary": vocabulary_record(plan.source)} if plan.source.change else {}),
+        **({"made_rows": _made_rows(plan.source)} if plan.source.change else {}),
     }
 
 
@@ -129,13 +129,17 @@ def vocabulary_record(source: Checkpoint) -> dict[str, object]:
         "rows": change.rows,
         "tokens": [asdict(token) for token in change.tokens],
         "pad": change.pad,
-        **({"made": {"embedding": _made(change.embedding), "head": _made(change.head)}} if _grown(source) else {}),
+        "made_rows": _made_rows(source),
         "why": change.why,
     }
 
 
-def _grown(source: Checkpoint) -> bool:
-    return source.config.vocab_size > source.rows
+def _made_rows(source: Checkpoint) -> dict[str, object] | None:
+    """What new rows are; None where there are none."""
+    change = source.change
+    if change is None or change.rows <= source.rows:
+        return None
+    return {"from": source.rows, "embedding": _made(change.embedding), "head": _made(change.head)}
 
 
 def _made(new: NewRows) -> dict[str, object]:
