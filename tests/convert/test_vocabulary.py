@@ -22,7 +22,7 @@ from llama_convert.convert import (
     resize_change,
 )
 from llama_convert.convert.architecture import Role, Weight
-from llama_convert.convert.blocks import OpenFiles, blocks, read
+from llama_convert.convert.blocks import Block, OpenFiles, blocks, read
 from llama_convert.convert.containers.slices import DType
 from llama_convert.convert.expressions import Columns, Expression, Made, Stored, columns, describe, resized, rows, runs
 from llama_convert.convert.formats import FORMATS
@@ -32,7 +32,7 @@ from llama_convert.convert.vocabulary import Change, Init, NewRows
 from llama_convert.verify.forward import logits_of
 from llama_convert.verify.prompts import Prompt
 from tests.checkpoints import CASES, random_model, write_meta
-from tests.convert.support import dtype_of, raw
+from tests.convert.support import raw
 
 NAMES = [form.name for form in FORMATS]
 TOKENS, HEAD = Weight(Role.TOKENS), Weight(Role.HEAD)
@@ -134,11 +134,12 @@ def test_old_rows_are_copied_and_the_mean_is_made_in_one_reading(store, monkeypa
     assert [type(run) for run in runs(whole) or ()] == [type(table), Made]
     read_bytes: list[int] = []
     real = OpenFiles.read_into
-    monkeypatch.setattr(
-        OpenFiles,
-        "read_into",
-        lambda self, path, at, block: read_bytes.append(block.nbytes) or real(self, path, at, block),
-    )
+
+    def counted(files: OpenFiles, path: Path, offset: int, block: Block) -> None:
+        read_bytes.append(block.nbytes)
+        real(files, path, offset, block)
+
+    monkeypatch.setattr(OpenFiles, "read_into", counted)
     with OpenFiles() as files:
         made = [block for part in (whole, rows(whole, 4000, 5000)) for block in blocks(part, files, size=10_000)]
     assert sum(read_bytes) == 2 * table.nbytes  # once as rows, once for the mean of 3,000 new ones
@@ -194,14 +195,11 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
 
 def rows_of(checkpoint: Checkpoint, weight: Weight) -> torch.Tensor:
-    """The weight as its files hold it, in float32."""
+    """The weight as its files hold it."""
     expression = checkpoint.weight(weight)
     with OpenFiles() as files:
         found = read(expression, 0, expression.shape[0], files)
-    dtype = next(
-        dtype for dtype in (torch.float32, torch.bfloat16) if dtype_of(torch.empty(0, dtype=dtype)) is expression.dtype
-    )
-    return torch.from_numpy(found.copy()).view(dtype)
+    return torch.from_numpy(found.copy()).view(getattr(torch, expression.dtype.label))
 
 
 @pytest.mark.parametrize("a", NAMES)
@@ -236,7 +234,8 @@ def test_a_tied_head_changes_once(tmp_path: Path) -> None:
     model = random_model("3.2")
     folder = write_meta(model, tmp_path / "meta", tokenizer="tiktoken")
     plan = plan_conversion(folder, change=partial(pad_change, token="<pad>"))
-    assert plan.source.change and plan.source.change.embedding == plan.source.change.head == MEAN
+    assert plan.source.change
+    assert plan.source.change.embedding == plan.source.change.head == MEAN
     convert_checkpoint(plan, tmp_path / "hf")
     back = plan_conversion(tmp_path / "hf", to="meta")
     again = open_checkpoint(convert_checkpoint(back, tmp_path / "back").folder, "3.2")
