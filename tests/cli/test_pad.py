@@ -1,4 +1,4 @@
-"""`pad`, `resize` and `convert --pad` as a user meets them: what is chosen and said, what is refused, changes in place."""
+"""`pad`, `resize` and `convert --pad` on the command line: what is chosen, said and refused; changes in place."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def contents(folder: Path) -> dict[str, bytes]:
         ("3", (), RESERVED, 767, 768),
         ("3", ("--no-reuse-reserved",), "<pad> (768) is new", 768, 769),
         ("3", ("--token", "<mine>"), "<mine> (768) is new", 768, 769),
-        ("3", ("--token", "<|reserved_special_token_3|>"), "<|reserved_special_token_3|> (515)", 515, 768),
+        ("3", ("--token", "<|reserved_special_token_3|>"), "<|reserved_special_token_3|> (517)", 517, 768),
         ("3.1", ("--token", "<pad>", "--multiple-of", "64"), "832 rows, a multiple of 64", 768, 832),
         ("2", (), "<unk> is also what unknown text becomes: its loss would be masked too", 512, 513),
         ("2", ("--multiple-of", "64"), "<pad> (512) is new", 512, 576),
@@ -175,7 +175,7 @@ def test_rows_that_no_token_uses_are_taken_first_and_can_go(folders: Path, run: 
         (("pad", "hf-2", "--token", "</s>"), "also ends texts"),
         (("pad", "hf-3", "--token", "<|eot_id|>"), "exists already (id 521)"),
         (("pad", "hf-3", "--token", "a"), "exists already (id 64)"),
-        (("pad", "hf-3", "--token", " "), "is no name for a token"),
+        (("pad", "hf-3", "--token", ""), "is no name for a token"),
         (("pad", "hf-3", "--multiple-of", 0), "--multiple-of 0: not a size"),
         (("resize", "hf-3", "--add-tokens", "<|eot_id|>"), "'<|eot_id|>' exists already, with id 521"),
         (("resize", "hf-2", "--add-tokens", "<s>"), "'<s>' exists already, with id 1"),
