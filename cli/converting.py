@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -13,7 +13,7 @@ from typer import Exit, Option
 from llama_convert.cli import options
 from llama_convert.cli.failures import DIFFERENT
 from llama_convert.cli.output import Output, count, gigabytes, table
-from llama_convert.cli.verifying import run_verification
+from llama_convert.cli.verifying import run_resized_verification, run_verification
 from llama_convert.convert.errors import counted
 
 if TYPE_CHECKING:
@@ -61,32 +61,25 @@ def convert(
     assumed = parse_assumptions(assume or [])
     change = pad_change if pad else None
     plan = plan_conversion(source, to=to, request=request, llama_version=llama_version, assume=assumed, change=change)
-    if verify:
-        refuse_to_verify(plan)
     if dry_run:
         tell_plan(plan, output)
         return
     done = carry_out(plan, target, overwrite=overwrite, check=not no_check, output=output)
+    finish(done, output, verify=verify, assumed=assumed)
+
+
+def finish(done: Conversion, output: Output, *, verify: bool, assumed: Mapping[str, str]) -> None:
+    """Prove a finished conversion where that is asked for, and give all that is known of it; exits where it is wrong."""
+    source, change = done.plan.source, done.plan.source.change
+    changed = change is not None and (bool(change.tokens) or change.rows != source.rows)
+    run = run_resized_verification if changed else run_verification
     report = (
-        run_verification(source, target, output, llama_version=plan.source.version.name, assume=assumed)
-        if verify
-        else None
+        run(source.path, done.folder, output, llama_version=source.version.name, assume=assumed) if verify else None
     )
     verified = report.as_json() if report else None
     output.data({"ok": report is None or report.ok, **conversion_json(done), "verified": verified})
     if report is not None and not report.ok:
         raise Exit(DIFFERENT)
-
-
-def refuse_to_verify(plan: Plan) -> None:
-    """UsageError where the output is not to be the same model."""
-    from llama_convert.convert import UsageError
-
-    if plan.source.config.vocab_size != plan.source.rows:
-        raise UsageError(
-            "--verify and --pad: the output will have another vocabulary, so it is not the same model",
-            advice="Convert first and verify that, then pad; or leave --verify out.",
-        )
 
 
 def tell_plan(plan: Plan, output: Output) -> None:

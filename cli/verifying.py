@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -93,10 +93,9 @@ def run_verification(
     against: str | None = None,
 ) -> Report:
     """Run the levels, printing each as it ends, then what is wrong and the verdict; with a library, what it says."""
-    from llama_convert.verify import LEVELS, LevelResult, Report, verify_levels
+    from llama_convert.verify import LEVELS, verify_levels
     from llama_convert.verify.against import verify_against
 
-    done: list[LevelResult | Diagnosis] = []
     events = (
         verify_levels(
             a, b, levels or LEVELS, llama_version=llama_version, assume=assume, device=device, precision=precision
@@ -104,14 +103,33 @@ def run_verification(
         if against is None
         else verify_against(a, against, llama_version=llama_version, assume=assume)
     )
+    report = _reported(events, a, b, output)
+    output.result(_verdict(report))
+    return report
+
+
+def run_resized_verification(
+    a: Path, b: Path, output: Output, *, llama_version: str | None, assume: Mapping[str, str]
+) -> Report:
+    """The same for a B that is A with another vocabulary."""
+    from llama_convert.verify import verify_resized
+
+    report = _reported(verify_resized(a, b, llama_version=llama_version, assume=assume), a, b, output)
+    verdict = "the same model but for its vocabulary" if report.ok else "NOT THE SAME MODEL"
+    output.result(f"{a} and {b}: {verdict}")
+    return report
+
+
+def _reported(events: Iterable[LevelResult | Diagnosis], a: Path, b: Path | None, output: Output) -> Report:
+    from llama_convert.verify import LevelResult, Report
+
+    done: list[LevelResult | Diagnosis] = []
     for event in events:
         output.result(_text(event) if isinstance(event, LevelResult) else _cause(event))
         done.append(event)
     results = tuple(event for event in done if isinstance(event, LevelResult))
     causes = tuple(event for event in done if not isinstance(event, LevelResult))
-    report = Report(a=a, b=b, levels=results, diagnosis=causes)
-    output.result(_verdict(report))
-    return report
+    return Report(a=a, b=b, levels=results, diagnosis=causes)
 
 
 def _text(result: LevelResult) -> str:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,16 +11,33 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Option
 
 from llama_convert.cli import options
-from llama_convert.cli.converting import carry_out, conversion_json, parse_request, tell_plan, watched
+from llama_convert.cli.converting import carry_out, conversion_json, finish, parse_request, tell_plan, watched
 from llama_convert.cli.output import Output, gigabytes
 from llama_convert.convert.errors import UsageError, counted
 from llama_convert.convert.vocabulary import Change, Init
 
 if TYPE_CHECKING:
-    from llama_convert.convert import Checkpoint, Plan, Request
+    from llama_convert.convert import Checkpoint, Conversion, Plan, Request
     from llama_convert.convert.tokens import Tokens
 
 _INITS = "mean, zero, normal, copy:TOKEN"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Wish:
+    """What both commands are told. target: None for a change in place. to: None for the source's own format."""
+
+    source: Path
+    target: Path | None
+    to: str | None
+    request: Request
+    llama_version: str | None
+    assumed: Mapping[str, str]
+    in_place: bool
+    overwrite: bool
+    check: bool
+    dry_run: bool
+    verify: bool
 
 
 def pad(
@@ -46,22 +63,36 @@ def pad(
     overwrite: options.Overwrite = False,
     no_check: options.NoCheck = False,
     dry_run: options.DryRun = False,
+    verify: options.Verify = False,
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
     """Give a model a token to pad with; says which, and why."""
+    from llama_convert.cli.sizes import parse_assumptions
     from llama_convert.convert import pad_change
 
     change = partial(pad_change, token=token, reuse_reserved=reuse_reserved, multiple_of=multiple_of)
-    request = _request(dtype, quantize, shards, shard_size)
-    plan = _plan(source, target, to, request, llama_version, assume, change, in_place=in_place)
     output = Output(json=json, quiet=quiet)
+    wish = _Wish(
+        source=source,
+        target=target,
+        to=to,
+        request=_request(dtype, quantize, shards, shard_size),
+        llama_version=llama_version,
+        assumed=parse_assumptions(assume or []),
+        in_place=in_place,
+        overwrite=overwrite,
+        check=not no_check,
+        dry_run=dry_run,
+        verify=verify,
+    )
+    plan = _plan(wish, change)
     if in_place and not _changes(plan):
         assert plan.source.change is not None  # it has been planned
         output.result(f"{source}: {plan.source.change.why} Nothing is written.")
         output.data({"ok": True, "written": False, "why": plan.source.change.why})
         return
-    _carry_out(plan, target, output, overwrite=overwrite, check=not no_check, dry_run=dry_run)
+    _carry_out(wish, plan, output)
 
 
 def resize(
@@ -96,10 +127,12 @@ def resize(
     overwrite: options.Overwrite = False,
     no_check: options.NoCheck = False,
     dry_run: options.DryRun = False,
+    verify: options.Verify = False,
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
     """Add tokens, or change the number of rows of embedding and head; the rows there are keep every bit."""
+    from llama_convert.cli.sizes import parse_assumptions
     from llama_convert.convert import resize_change
 
     kind, copied = parse_init(init)
@@ -113,10 +146,20 @@ def resize(
         copied=copied,
         seed=seed,
     )
-    request = _request(dtype, quantize, shards, shard_size)
-    plan = _plan(source, target, to, request, llama_version, assume, change, in_place=in_place)
-    output = Output(json=json, quiet=quiet)
-    _carry_out(plan, target, output, overwrite=overwrite, check=not no_check, dry_run=dry_run)
+    wish = _Wish(
+        source=source,
+        target=target,
+        to=to,
+        request=_request(dtype, quantize, shards, shard_size),
+        llama_version=llama_version,
+        assumed=parse_assumptions(assume or []),
+        in_place=in_place,
+        overwrite=overwrite,
+        check=not no_check,
+        dry_run=dry_run,
+        verify=verify,
+    )
+    _carry_out(wish, _plan(wish, change), Output(json=json, quiet=quiet))
 
 
 def parse_init(text: str) -> tuple[Init, str | None]:
@@ -158,28 +201,31 @@ def _request(dtype: str | None, quantize: str | None, shards: int | None, shard_
     return replace(request, shards=shards, quantize=parse_quantised(quantize, "--quantize"))
 
 
-def _plan(
-    source: Path,
-    target: Path | None,
-    to: str | None,
-    request: Request,
-    llama_version: str | None,
-    assume: list[str] | None,
-    change: Callable[[Checkpoint, Tokens], Change],
-    *,
-    in_place: bool,
-) -> Plan:
-    from llama_convert.cli.sizes import parse_assumptions
+def _plan(wish: _Wish, change: Callable[[Checkpoint, Tokens], Change]) -> Plan:
     from llama_convert.convert import plan_conversion
-    from llama_convert.convert.in_place import in_place as planned_in_place
+    from llama_convert.convert.in_place import in_place
 
-    if in_place and target is not None:
-        raise UsageError(f"--in-place and {target}: where is it to be written?", advice="Leave one of them out.")
-    if not in_place and target is None:
+    _check_place(wish)
+    plan = plan_conversion(
+        wish.source,
+        to=wish.to,
+        request=wish.request,
+        llama_version=wish.llama_version,
+        assume=wish.assumed,
+        change=change,
+    )
+    return in_place(plan) if wish.in_place else plan
+
+
+def _check_place(wish: _Wish) -> None:
+    if wish.in_place and wish.target is not None:
+        raise UsageError(f"--in-place and {wish.target}: which is to be written?", advice="Leave one of them out.")
+    if wish.in_place and wish.verify:
+        raise UsageError(
+            "--in-place and --verify: there will be no source to compare with", advice="Leave one of them out."
+        )
+    if not wish.in_place and wish.target is None:
         raise UsageError("DST is missing", advice="Give a folder to write, or --in-place for a Hugging Face folder.")
-    assumed = parse_assumptions(assume or [])
-    plan = plan_conversion(source, to=to, request=request, llama_version=llama_version, assume=assumed, change=change)
-    return planned_in_place(plan) if in_place else plan
 
 
 def _changes(plan: Plan) -> bool:
@@ -191,16 +237,20 @@ def _changes(plan: Plan) -> bool:
     return change is not None and is_change(before, open_tokens(before, plan.request), change)
 
 
-def _carry_out(plan: Plan, target: Path | None, output: Output, *, overwrite: bool, check: bool, dry_run: bool) -> None:
+def _carry_out(wish: _Wish, plan: Plan, output: Output) -> None:
+    if wish.dry_run:
+        tell_plan(plan, output)
+    elif wish.target is None:
+        output.data({"ok": True, **conversion_json(_rewritten(wish, plan, output))})
+    else:
+        done = carry_out(plan, wish.target, overwrite=wish.overwrite, check=wish.check, output=output)
+        finish(done, output, verify=wish.verify, assumed=wish.assumed)
+
+
+def _rewritten(wish: _Wish, plan: Plan, output: Output) -> Conversion:
     from llama_convert.convert.in_place import rewrite
 
-    if dry_run:
-        tell_plan(plan, output)
-        return
-    if target is None:
-        done = watched(partial(rewrite, plan, check=check), plan, plan.source.path, output)
-        weights = f"{counted(len(plan.files), 'weight file')} of {len(plan.source.files)} written anew"
-        output.result(f"{done.folder}: {weights} ({gigabytes(plan.nbytes)}), the others are the same files as before")
-    else:
-        done = carry_out(plan, target, overwrite=overwrite, check=check, output=output)
-    output.data({"ok": True, **conversion_json(done)})
+    done = watched(partial(rewrite, plan, check=wish.check), plan, wish.source, output)
+    weights = f"{counted(len(plan.files), 'weight file')} of {len(plan.source.files)} written anew"
+    output.result(f"{done.folder}: {weights} ({gigabytes(plan.nbytes)}), the others are the same files as before")
+    return done

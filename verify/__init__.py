@@ -3,5 +3,16 @@
 from llama_convert.verify.generate import complete
 from llama_convert.verify.levels import LEVELS, verify, verify_levels
 from llama_convert.verify.report import Diagnosis, LevelResult, Report, Verdict
+from llama_convert.verify.resized import verify_resized
 
-__all__ = ["LEVELS", "Diagnosis", "LevelResult", "Report", "Verdict", "complete", "verify", "verify_levels"]
+__all__ = [
+    "LEVELS",
+    "Diagnosis",
+    "LevelResult",
+    "Report",
+    "Verdict",
+    "complete",
+    "verify",
+    "verify_levels",
+    "verify_resized",
+]

@@ -128,9 +128,34 @@ def test_convert_pads_on_the_way(folders: Path, run: Run, output: Path) -> None:
     assert result.status == 0, result.err
     assert "<pad> (512) is new" in result.err
     assert open_checkpoint(output).config.vocab_size == 513
-    refused = run("convert", folders / "meta-2", output, "--pad", "--verify", "--overwrite")
-    check_refusal(refused, 2)
-    assert "not the same model" in refused.err
+
+
+def test_a_changed_vocabulary_is_proven(folders: Path, run: Run, output: Path) -> None:
+    """Every old row and weight, every old token, the logits; and the new row is nowhere the first choice."""
+    for command, options in (("convert", ("--pad", "--to", "gguf")), ("pad", ("--multiple-of", 64))):
+        result = run(command, folders / "meta-2", output, *options, "--verify", "--overwrite")
+        assert result.status == 0, result.out + result.err
+        assert "the same model but for its vocabulary" in result.out
+        levels = [line.split("  ")[0] for line in result.out.splitlines()[1:-1]]
+        assert levels == ["structure", "tensors", "tokenizer", "logits", "new rows"]
+    assert "the same model\n" in run("pad", folders / "hf-3", output, "--verify", "--overwrite").out
+
+
+def test_a_change_that_touches_what_was_there_is_found(folders: Path, output: Path, run: Run) -> None:
+    from llama_convert.verify import Verdict, verify_resized
+
+    assert run("pad", folders / "hf-2", output, "-q", "--shard-size", "500kB").status == 0
+    places = values(output, "model.safetensors.index.json")["weight_map"]
+    head = output / places["lm_head.weight"]  # type: ignore[index]
+    place = head.stat().st_size - 2 * 192  # in the new row of the last tensor, or in an old one
+    for offset, wrong in ((place, {"new rows"}), (place - 192 * 100, {"tensors", "logits"})):
+        data = bytearray(head.read_bytes())
+        kept = bytes(data)
+        data[offset : offset + 2 * 192] = torch.full((192,), 50.0).bfloat16().view(torch.uint8).numpy().tobytes()
+        head.write_bytes(data)
+        found = {level.name for level in verify_resized(folders / "hf-2", output) if level.verdict is Verdict.FAILED}
+        assert wrong <= found
+        head.write_bytes(kept)
 
 
 def test_resize_takes_names_and_files_of_names(folders: Path, run: Run, output: Path, tmp_path: Path) -> None:
@@ -224,7 +249,7 @@ def test_a_quantised_source_needs_a_type(folders: Path, run: Run, output: Path, 
     ("command", "said"),
     [
         (("pad", "hf-3"), "DST is missing"),
-        (("pad", "hf-3", "DST", "--in-place"), "where is it to be written?"),
+        (("pad", "hf-3", "DST", "--in-place"), "which is to be written?"),
         (("pad", "hf-3", "--in-place", "--dtype", "float32"), "change every file"),
         (("pad", "hf-3", "--in-place", "--to", "gguf"), "is for Hugging Face folders that stay such"),
         (("pad", "meta-3", "--in-place"), "is for Hugging Face folders that stay such"),
