@@ -69,7 +69,7 @@ def convert(
 
 
 def finish(done: Conversion, output: Output, *, verify: bool, assumed: Mapping[str, str]) -> None:
-    """Prove a finished conversion where that is asked for, and give all that is known of it; exits where it is wrong."""
+    """Prove a finished conversion where that is asked for, and tell all of it; exits where it is wrong."""
     source, change = done.plan.source, done.plan.source.change
     changed = change is not None and (bool(change.tokens) or change.rows != source.rows)
     run = run_resized_verification if changed else run_verification

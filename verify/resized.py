@@ -15,11 +15,11 @@ from llama_convert.convert.architecture import Role
 from llama_convert.convert.checkpoint import Checkpoint, Parts
 from llama_convert.convert.claims import read_claims
 from llama_convert.verify import compare, structure, tensors, tokenizer
-from llama_convert.verify.ahead import ahead
 from llama_convert.verify.devices import Computing, choose, exact
 from llama_convert.verify.forward import load_as, logits_of
 from llama_convert.verify.judges import open_judge
 from llama_convert.verify.levels import opened_pair
+from llama_convert.verify.loads import ahead
 from llama_convert.verify.prompts import prompts
 from llama_convert.verify.reading import Piece
 from llama_convert.verify.report import LevelResult, judged, not_checked
@@ -46,16 +46,16 @@ def verify_resized(
     first, second = opened_pair(a, b, llama_version, assume)
     computing = choose(device)
     rows = min(first.config.vocab_size, second.config.vocab_size)
-    common = [without_rows(side, rows) for side in (first, second)]
-    yield structure.check_structure(*common)
-    yield tensors.check_tensors(*common)
+    before, after = without_rows(first, rows), without_rows(second, rows)
+    yield structure.check_structure(before, after)
+    yield tensors.check_tensors(before, after)
     yield _check_tokenizer(first, second)
-    yield compare.check_logits(*common, computing)[0]
-    yield check_new_rows(common[0], second, computing)
+    yield compare.check_logits(before, after, computing)[0]
+    yield check_new_rows(before, second, computing)
 
 
 def without_rows(checkpoint: Checkpoint, rows: int) -> Checkpoint:
-    """The checkpoint with so many rows of embedding and head, as if its files had no more; at most as many as it has."""
+    """The checkpoint with so many rows of embedding and head, as if its files had no more."""
     parts = {
         weight: _cut(found, rows) if weight.role in (Role.TOKENS, Role.HEAD) else found
         for weight, found in checkpoint.parts.items()
