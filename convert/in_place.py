@@ -16,7 +16,7 @@ from typing import Any
 
 from llama_convert.convert.architecture import Role, Weight
 from llama_convert.convert.aside import write_side_files
-from llama_convert.convert.certificate import NAME, certificate, write_certificate
+from llama_convert.convert.certificate import certificate, write_certificate
 from llama_convert.convert.checkpoint import Checkpoint
 from llama_convert.convert.containers.slices import Scaled, TensorFile
 from llama_convert.convert.conversion import Conversion, options_record, write_files
@@ -32,6 +32,7 @@ from llama_convert.convert.run import Moved
 
 _FORMATS = ("hf", "mlx")
 _CONFIG, _GENERATION, _INDEX = "config.json", "generation_config.json", "model.safetensors.index.json"
+_CERTIFICATE = "conversion.json"
 _PATCHED = (_CONFIG, _GENERATION, _INDEX)
 
 
@@ -127,7 +128,7 @@ def rewrite(plan: Plan, *, check: bool = True, on_progress: Callable[[Moved], No
     check_space(folder, plan.nbytes)
     with staged(folder) as partial, Checks(plan.source, enabled=check) as checks:
         written = [*(file.name for file in plan.files), *(file.name for file in plan.side_files)]
-        _link_all(folder, partial, {NAME, *written})
+        _link_all(folder, partial, {_CERTIFICATE, *written})
         if plan.files:
             unusual = write_files(plan, partial, checks, on_progress)
         else:
