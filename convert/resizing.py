@@ -6,16 +6,15 @@ A choice says why. What cannot be is refused with everything that is wrong; noth
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from llama_convert.convert.architecture import Role
 from llama_convert.convert.checkpoint import Checkpoint
 from llama_convert.convert.containers.slices import FLOATS, Scaled
 from llama_convert.convert.errors import UsageError, counted
+from llama_convert.convert.new_tokens import id_of, new_tokens, shown, text_of
 from llama_convert.convert.outputs import Request
-from llama_convert.convert.tokenizers.sentencepiece import SPACE
-from llama_convert.convert.tokenizers.tiktoken import TiktokenVocabulary
 from llama_convert.convert.tokens import Tokens
 from llama_convert.convert.vocabulary import Change, Init, NewRows, NewToken
 
@@ -73,13 +72,13 @@ def pad_change(
 def _best_pad(tokens: Tokens, *, reuse_reserved: bool) -> _Pad:
     present = _own_pad(tokens)
     if present is not None:
-        return _Pad(present, None, f"It pads with {_shown(tokens, present)} already.")
+        return _Pad(present, None, f"It pads with {shown(tokens, present)} already.")
     ids = {token.text: token.id for token in tokens.added}
     if _FINETUNE_PAD in ids:
-        return _Pad(ids[_FINETUNE_PAD], None, f"{_shown(tokens, ids[_FINETUNE_PAD])} is there for this.")
+        return _Pad(ids[_FINETUNE_PAD], None, f"{shown(tokens, ids[_FINETUNE_PAD])} is there for this.")
     free = [token.id for token in tokens.added if _is_free(tokens, token.text)] if reuse_reserved else []
     if free:
-        return _Pad(free[-1], None, f"{_shown(tokens, free[-1])} is reserved and used for nothing.")
+        return _Pad(free[-1], None, f"{shown(tokens, free[-1])} is reserved and used for nothing.")
     new = _new_pad(tokens, NEW_PAD)
     reason = f" {_UNKNOWN_TOO}." if _UNKNOWN in ids else ""
     return replace(new, why=f"{new.why}{reason}")
@@ -97,19 +96,19 @@ def _is_free(tokens: Tokens, text: str) -> bool:
 
 
 def _named_pad(tokens: Tokens, text: str) -> _Pad:
-    present = _id_of(tokens, text)
+    present = id_of(tokens, text)
     if present is None:
         return _new_pad(tokens, text)
     task = _task(tokens, present)
     if present == _own_pad(tokens):
-        return _Pad(present, None, f"It pads with {_shown(tokens, present)} already.")
+        return _Pad(present, None, f"It pads with {shown(tokens, present)} already.")
     if task or not (text in _PADS or _is_free(tokens, text)):
         raise UsageError(
             f"--token {text}: exists already (id {present}) and is refused as a pad token: "
             + (task or "it has a meaning of its own: its loss would be masked too"),
             advice=f'Give a new name, such as --token "{NEW_PAD}", or leave the option out.',
         )
-    return _Pad(present, None, f"{_shown(tokens, present)} is there and has no other task.")
+    return _Pad(present, None, f"{shown(tokens, present)} is there and has no other task.")
 
 
 def _task(tokens: Tokens, number: int) -> str | None:
@@ -125,7 +124,7 @@ def _task(tokens: Tokens, number: int) -> str | None:
 
 
 def _new_pad(tokens: Tokens, text: str) -> _Pad:
-    (new,) = _new_tokens(tokens, [text], special=True, option="--token")
+    (new,) = new_tokens(tokens, [text], special=True, option="--token")
     return _Pad(new.id, new, f"{new.text} ({new.id}) is new.")
 
 
@@ -150,7 +149,7 @@ def resize_change(
     options that contradict each other, nothing to do.
     """
     _check_options(vocab_size, multiple_of, init, copied)
-    new = tuple(_new_tokens(tokens, add_tokens, special=special, option="--add-tokens"))
+    new = new_tokens(tokens, add_tokens, special=special, option="--add-tokens")
     needed = tokens.named.size + len(new)
     if vocab_size is not None and vocab_size < needed:
         raise _too_small(tokens, vocab_size, new)
@@ -184,7 +183,7 @@ def _check_options(vocab_size: int | None, multiple_of: int | None, init: Init, 
 
 
 def _copied_id(tokens: Tokens, text: str) -> int:
-    found = _id_of(tokens, text)
+    found = id_of(tokens, text)
     if found is None:
         raise UsageError(
             f"--init copy:{text}: the tokenizer has no such token", advice="Give the text of one token, as it is there."
@@ -199,73 +198,12 @@ def _too_small(tokens: Tokens, vocab_size: int, new: Sequence[NewToken]) -> Usag
             f"--vocab-size {vocab_size}: too few rows for {used:,} tokens and {len(new):,} new ones",
             advice=f"Give --vocab-size {used + len(new)} or more, or leave it out.",
         )
-    lost = ", ".join(repr(_text_of(tokens, number)) for number in range(vocab_size, used)[:_MOST_NAMED])
+    lost = ", ".join(repr(text_of(tokens, number)) for number in range(vocab_size, used)[:_MOST_NAMED])
     more = ", ..." if used - vocab_size > _MOST_NAMED else ""
     return UsageError(
         f"--vocab-size {vocab_size}: {counted(used - vocab_size, 'token')} would be lost: {lost}{more}",
         advice=f"Give --vocab-size {used} or more: only rows that no token uses can go.",
     )
-
-
-def _new_tokens(tokens: Tokens, texts: Sequence[str], *, special: bool, option: str) -> Iterator[NewToken]:
-    first = tokens.named.size
-    problems = list(_bad_texts(tokens, texts))
-    taken = [f"id {number} is taken: {use}, and no token has it" for number, use in _uses_without_token(tokens)]
-    if texts and (problems or taken):
-        problems += taken
-        raise UsageError(
-            f"{option}: {problems[0] if len(problems) == 1 else counted(len(problems), 'problem')}",
-            problems=problems if len(problems) > 1 else (),
-            advice="Give other names; the tokenizer's files hold those that exist."
-            if not taken
-            else "Correct the configuration beside the weights first.",
-        )
-    return (NewToken(id=first + place, text=text, special=special) for place, text in enumerate(texts))
-
-
-def _bad_texts(tokens: Tokens, texts: Sequence[str]) -> Iterator[str]:
-    for place, text in enumerate(texts):
-        found = _id_of(tokens, text)
-        if not text.strip() or not text.isprintable():
-            yield f"{text!r} is no name for a token"
-        elif found is not None:
-            yield f"{text!r} exists already, with id {found}"
-        elif text in texts[:place]:
-            yield f"{text!r} is given twice"
-
-
-def _uses_without_token(tokens: Tokens) -> Iterator[tuple[int, str]]:
-    """Ids behind the last token that the configuration uses all the same."""
-    uses, size = tokens.conventions, tokens.named.size
-    named = {"begins texts": uses.begin, "ends texts": uses.end, "pads": uses.pad}
-    yield from ((number, f"it {task}") for task, number in named.items() if number is not None and number >= size)
-    yield from ((number, "it ends answers") for number in uses.ends if number >= size and number != uses.end)
-
-
-def _id_of(tokens: Tokens, text: str) -> int | None:
-    """The id of the token with this text; spaces may be written as SentencePiece does or as they are."""
-    vocabulary, special = tokens.named.vocabulary, tokens.named.special
-    if isinstance(vocabulary, TiktokenVocabulary):
-        raw = text.encode("utf-8", "surrogatepass")
-        if text in special:
-            return len(vocabulary.tokens) + special.index(text)
-        return vocabulary.tokens.index(raw) if raw in vocabulary.tokens else None
-    pieces = {piece.text: number for number, piece in enumerate(vocabulary.pieces)}
-    return pieces.get(text, pieces.get(text.replace(" ", SPACE)))
-
-
-def _text_of(tokens: Tokens, number: int) -> str:
-    vocabulary = tokens.named.vocabulary
-    if not isinstance(vocabulary, TiktokenVocabulary):
-        return vocabulary.pieces[number].text
-    ranks = vocabulary.tokens
-    if number < len(ranks):
-        return ranks[number].decode("utf-8", "replace")
-    return tokens.named.special[number - len(ranks)]
-
-
-def _shown(tokens: Tokens, number: int) -> str:
-    return f"{_text_of(tokens, number)} ({number})"
 
 
 def _rounded_up(count: int, multiple_of: int | None) -> int:

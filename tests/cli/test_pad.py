@@ -355,6 +355,14 @@ def test_links_of_a_cache_stay_links(hf: Callable[[str], Path], run: Run, tmp_pa
     assert values(folder)["pad_token_id"] == 767
 
 
+def test_folders_of_mlx_change_in_place_too(folders: Path, run: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "mlx"
+    assert run("convert", folders / "hf-3.2", folder, "--to", "mlx", "-q").status == 0
+    assert run("pad", folder, "--in-place", "--token", "<pad>").status == 0
+    after = open_checkpoint(folder)
+    assert (after.format.name, after.config.vocab_size, after.config.tied) == ("mlx", 769, True)
+
+
 def test_a_dry_run_writes_nothing(hf: Callable[[str], Path], run: Run, output: Path) -> None:
     folder = hf("3")
     before = inodes(folder)
