@@ -84,6 +84,13 @@ def test_two_roundings_would_be_seen() -> None:
     assert (values.astype(np.float64).mean(0).astype(np.float32) == 1 + 2**-8).all()  # from there it would go down
 
 
+def test_rows_that_are_no_numbers_are_left_out(store) -> None:
+    table = torch.randn(3000, 48).bfloat16()
+    plain = [content(Made(Stored(store(table[2:])), NewRows(init=init), 2)) for init in (Init.MEAN, Init.NORMAL)]
+    table[0, 5], table[1] = torch.nan, torch.inf
+    assert [content(Made(Stored(store(table)), NewRows(init=init), 2)) for init in (Init.MEAN, Init.NORMAL)] == plain
+
+
 def test_zeros_and_copies(store) -> None:
     table = torch.randn(40, 16).bfloat16()
     stored = Stored(store(table))
