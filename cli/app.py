@@ -13,6 +13,7 @@ from llama_convert.cli.differing import diff
 from llama_convert.cli.inspecting import inspect
 from llama_convert.cli.script import script
 from llama_convert.cli.verifying import verify
+from llama_convert.cli.vocabulary import pad, resize
 
 app = Typer(
     name="llama-convert",
@@ -25,6 +26,8 @@ app.command()(convert)
 app.command()(verify)
 app.command()(diff)
 app.command()(inspect)
+app.command()(pad)
+app.command()(resize)
 app.command()(demo)
 app.command(hidden=True)(script)
 

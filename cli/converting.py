@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,6 +18,7 @@ from llama_convert.convert.errors import counted
 
 if TYPE_CHECKING:
     from llama_convert.convert import Conversion, Plan, Request
+    from llama_convert.verify import Diagnosis, LevelResult, Report
 
 
 def convert(
@@ -38,13 +41,14 @@ def convert(
     overwrite: options.Overwrite = False,
     no_check: options.NoCheck = False,
     dry_run: options.DryRun = False,
+    pad: options.Pad = False,
     verify: options.Verify = False,
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
     """Convert a checkpoint into another format, exactly."""
     from llama_convert.cli.sizes import parse_assumptions, parse_quantised
-    from llama_convert.convert import plan_conversion
+    from llama_convert.convert import pad_change, plan_conversion
 
     output = Output(json=json, quiet=quiet)
     request = replace(
@@ -56,23 +60,45 @@ def convert(
         format_version=format_version,
     )
     assumed = parse_assumptions(assume or [])
-    plan = plan_conversion(source, to=to, request=request, llama_version=llama_version, assume=assumed)
+    change = pad_change if pad else None
+    plan = plan_conversion(source, to=to, request=request, llama_version=llama_version, assume=assumed, change=change)
     if dry_run:
-        output.result(plan_text(plan))
-        output.data({"ok": True, "plan": plan_json(plan)})
+        tell_plan(plan, output)
         return
     done = carry_out(plan, target, overwrite=overwrite, check=not no_check, output=output)
-    report = None
-    if verify:
-        from llama_convert.verify import record_verdict, verify_levels
+    finish(done, output, verify=verify, assumed=assumed)
 
-        events = verify_levels(source, target, llama_version=plan.source.version.name, assume=assumed)
-        report = show_verification(source, target, events, output)
-        record_verdict(target, report)
+
+def finish(done: Conversion, output: Output, *, verify: bool, assumed: Mapping[str, str]) -> None:
+    """Prove a finished conversion where that is asked for, and tell all of it; exits where it is wrong."""
+    report = _proven(done, output, assumed) if verify else None
     verified = report.as_json() if report else None
     output.data({"ok": report is None or report.ok, **conversion_json(done), "verified": verified})
     if report is not None and not report.ok:
         raise Exit(DIFFERENT)
+
+
+def _proven(done: Conversion, output: Output, assumed: Mapping[str, str]) -> Report:
+    """The verdict, which conversion.json keeps."""
+    from llama_convert.verify import record_verdict, verify_levels, verify_resized
+
+    source, change = done.plan.source, done.plan.source.change
+    version, same = source.version.name, "the same model"
+    events: Iterable[LevelResult | Diagnosis]
+    if change is not None and (change.tokens or change.rows != source.rows):
+        events = verify_resized(source.path, done.folder, llama_version=version, assume=assumed)
+        same += " but for its vocabulary"
+    else:
+        events = verify_levels(source.path, done.folder, llama_version=version, assume=assumed)
+    report = show_verification(source.path, done.folder, events, output, same=same)
+    record_verdict(done.folder, report)
+    return report
+
+
+def tell_plan(plan: Plan, output: Output) -> None:
+    """What --dry-run prints."""
+    output.result(plan_text(plan))
+    output.data({"ok": True, "plan": plan_json(plan)})
 
 
 def parse_request(
@@ -93,9 +119,20 @@ def parse_request(
 def carry_out(plan: Plan, target: Path, *, overwrite: bool, check: bool, output: Output) -> Conversion:
     """Run the plan with a progress bar, and say what came of it."""
     from llama_convert.convert import convert_checkpoint
+
+    run = partial(convert_checkpoint, plan, target, overwrite=overwrite, check=check)
+    done = watched(run, plan, target, output)
+    _report(done, output)
+    return done
+
+
+def watched(run: Callable[..., Conversion], plan: Plan, target: Path, output: Output) -> Conversion:
+    """What carries out a plan, run with a progress bar; it is given `on_progress`."""
     from llama_convert.convert.publish import partial_folder
 
     output.say(headline(plan))
+    if plan.source.change:
+        output.say(plan.source.change.why)
     begun = False
 
     def advance(nbytes: int) -> None:
@@ -105,14 +142,11 @@ def carry_out(plan: Plan, target: Path, *, overwrite: bool, check: bool, output:
 
     try:
         with output.progress(plan.nbytes, target.name) as update:
-            done = convert_checkpoint(
-                plan, target, overwrite=overwrite, check=check, on_progress=lambda moved: advance(moved.nbytes)
-            )
+            done = run(on_progress=lambda moved: advance(moved.nbytes))
     except BaseException:
         if begun:
             output.say(f"Nothing was written to {target}; the partial folder {partial_folder(target)} is removed.")
         raise
-    _report(done, output)
     return done
 
 
@@ -148,6 +182,7 @@ def plan_text(plan: Plan) -> str:
     return "\n".join(
         [
             headline(plan),
+            *([plan.source.change.why] if plan.source.change else []),
             "",
             table(rows),
             "",
@@ -179,7 +214,14 @@ def plan_json(plan: Plan) -> dict[str, Any]:
         "nbytes": plan.nbytes,
         "working_memory": plan.peak_memory(),
         "notes": list(plan.notes),
+        **_vocabulary(plan),
     }
+
+
+def _vocabulary(plan: Plan) -> dict[str, Any]:
+    from llama_convert.convert.conversion import vocabulary_record
+
+    return {"vocabulary": vocabulary_record(plan.source)} if plan.source.change else {}
 
 
 def conversion_json(done: Conversion) -> dict[str, Any]:
@@ -194,4 +236,5 @@ def conversion_json(done: Conversion) -> dict[str, Any]:
             for found in done.unusual
         ],
         "notes": list(done.plan.notes),
+        **_vocabulary(done.plan),
     }

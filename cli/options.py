@@ -62,6 +62,25 @@ SpecialTokens = Annotated[
     list[str] | None,
     Option("--special-tokens", help="Names of the special tokens in the order of their ids.", show_default=False),
 ]
+Pad = Annotated[
+    bool,
+    Option("--pad", help="Give the model a token to pad with, if it has none: as pad does."),
+]
+SameFormat = Annotated[
+    str | None, Option("--to", help="Format to write (default: the source's own).", show_default=False)
+]
+MultipleOf = Annotated[
+    int | None,
+    Option("--multiple-of", help="Round the rows up to a multiple, such as 64 for tensor cores.", show_default=False),
+]
+InPlace = Annotated[
+    bool,
+    Option("--in-place", help="Change the Hugging Face folder SRC itself; no DST. What stays is not rewritten."),
+]
+MaybeTarget = Annotated[
+    Path | None,
+    Argument(metavar="DST", help="Folder to write; must not exist yet. None with --in-place.", show_default=False),
+]
 Overwrite = Annotated[bool, Option("--overwrite", help="Replace an existing model folder, at the very end.")]
 NoCheck = Annotated[bool, Option("--no-check", help="Do not hold what is read against its checksums.")]
 DryRun = Annotated[bool, Option("--dry-run", help="Print the plan and write nothing.")]

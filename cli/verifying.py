@@ -118,8 +118,15 @@ def _verified(found: Mapping[str, Any] | None) -> str:
     return f"on {found.get('date')}: {verdict} {found.get('a')} ({levels})"
 
 
-def show_verification(a: Path, b: Path | None, events: Iterable[LevelResult | Diagnosis], output: Output) -> Report:
-    """Print each level's result as it comes, then what is wrong and the verdict."""
+def show_verification(
+    a: Path,
+    b: Path | None,
+    events: Iterable[LevelResult | Diagnosis],
+    output: Output,
+    *,
+    same: str = "the same model",
+) -> Report:
+    """Print each level's result as it comes, then what is wrong and the verdict. same: what two equal sides are."""
     from llama_convert.verify import LevelResult, Report
 
     levels: list[LevelResult] = []
@@ -132,7 +139,7 @@ def show_verification(a: Path, b: Path | None, events: Iterable[LevelResult | Di
             output.result(_cause(event))
             causes.append(event)
     report = Report(a=a, b=b, levels=tuple(levels), diagnosis=tuple(causes))
-    output.result(_verdict(report))
+    output.result(_verdict(report, same))
     return report
 
 
@@ -151,7 +158,7 @@ def _cause(found: Diagnosis) -> str:
     return f"{'why':{_WIDTH}}{found.sentence}\n{'':{_WIDTH}}{found.fix}"
 
 
-def _verdict(report: Report) -> str:
+def _verdict(report: Report, same: str) -> str:
     if report.b is None:
         return f"{report.a}: " + ("sound" if report.ok else "NOT SOUND")
-    return f"{report.a} and {report.b}: " + ("the same model" if report.ok else "NOT THE SAME MODEL")
+    return f"{report.a} and {report.b}: " + (same if report.ok else "NOT THE SAME MODEL")

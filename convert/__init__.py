@@ -10,6 +10,7 @@ from llama_convert.convert.formats import open_checkpoint
 from llama_convert.convert.inspection import Inspection, inspect_checkpoint
 from llama_convert.convert.outputs import Request
 from llama_convert.convert.plan import Plan
+from llama_convert.convert.resizing import pad_change, resize_change
 
 __all__ = [
     "Checkpoint",
@@ -25,5 +26,7 @@ __all__ = [
     "convert_checkpoint",
     "inspect_checkpoint",
     "open_checkpoint",
+    "pad_change",
     "plan_conversion",
+    "resize_change",
 ]

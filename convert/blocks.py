@@ -6,9 +6,11 @@ A block is a uint8 array (rows, bytes per row). One-dimensional tensors have one
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from math import lcm, prod
 from pathlib import Path
+from threading import Lock
 from types import TracebackType
 from typing import TypeAlias
 
@@ -27,11 +29,15 @@ from llama_convert.convert.expressions import (
     Expression,
     Grouped,
     Joined,
+    Made,
     RotaryOrder,
     Stored,
 )
+from llama_convert.convert.expressions import cast as cast_to
+from llama_convert.convert.making import mean_row, normal_rows
 from llama_convert.convert.quantisation import decode_affine, decode_scaled
 from llama_convert.convert.quantisation.groups import quantise_groups
+from llama_convert.convert.vocabulary import Init
 
 Block: TypeAlias = NDArray[np.uint8]
 
@@ -44,6 +50,8 @@ class OpenFiles:
 
     def __init__(self) -> None:
         self._descriptors: dict[Path, int] = {}
+        self._kept: dict[Expression, Block] = {}
+        self._making: dict[Expression, Lock] = {}
 
     def __enter__(self) -> OpenFiles:
         return self
@@ -54,6 +62,7 @@ class OpenFiles:
         for descriptor in self._descriptors.values():
             os.close(descriptor)
         self._descriptors.clear()
+        self._kept.clear()
 
     def descriptor(self, path: Path) -> int:
         """The file's descriptor, for reading by position."""
@@ -72,6 +81,13 @@ class OpenFiles:
                     advice="Let nothing else write to the checkpoint, and start again.",
                 )
             view, offset = view[count:], offset + count
+
+    def kept(self, key: Expression, make: Callable[[], Block]) -> Block:
+        """What `make` gives, made once for all that ask with this key, whatever thread they are in."""
+        with self._making.setdefault(key, Lock()):
+            if key not in self._kept:
+                self._kept[key] = make()
+            return self._kept[key]
 
 
 def rows_of(expression: Expression) -> int:
@@ -119,6 +135,8 @@ def read(expression: Expression, start: int, stop: int, files: OpenFiles) -> Blo
         return _reordered(read(expression.source, start, stop, files), expression)
     if isinstance(expression, EveryNthHead):
         return _every_nth_head(expression, start, stop, files)
+    if isinstance(expression, Made):
+        return _made(expression, start, stop, files)
     return rounded(expression, read(expression.source, start, stop, files))
 
 
@@ -196,6 +214,30 @@ def _every_nth_head(expression: EveryNthHead, start: int, stop: int, files: Open
     rows = expression.head_dim
     heads = range(start // rows * expression.step, stop // rows * expression.step, expression.step)
     return np.concatenate([read(expression.source, head * rows, (head + 1) * rows, files) for head in heads])
+
+
+def _made(expression: Made, start: int, stop: int, files: OpenFiles) -> Block:
+    """Rows that are all alike are made once, whichever of them is asked for; random ones all at once."""
+    source, new = expression.source, expression.new
+    if new.init is not Init.NORMAL:
+        one = replace(expression, count=1, first=0)
+        row = files.kept(one, lambda: _row_for_all(one, files))
+        return np.repeat(row, stop - start, axis=0)
+    numbers = range(expression.first, expression.first + expression.count)
+    drawn = files.kept(
+        expression, lambda: normal_rows(blocks(source, files), source.dtype, expression.dtype, numbers, new.seed)
+    )
+    return drawn[start:stop]
+
+
+def _row_for_all(one: Made, files: OpenFiles) -> Block:
+    source, new = one.source, one.new
+    if new.init is Init.MEAN:
+        return mean_row(blocks(source, files), source.dtype, one.dtype)
+    if new.init is Init.COPY:
+        assert new.source is not None  # a copy is of a row
+        return read(cast_to(source, one.dtype), new.source, new.source + 1, files)
+    return np.zeros((1, row_bytes(one)), np.uint8)
 
 
 def same(first: Expression, second: Expression) -> bool:

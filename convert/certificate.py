@@ -7,7 +7,8 @@ import json
 import os
 import platform
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -18,6 +19,7 @@ from llama_convert.convert.checkpoint import Checkpoint
 from llama_convert.convert.claims import NAME, pad_of
 from llama_convert.convert.containers.slices import TensorFile
 from llama_convert.convert.digests import SHA256, Extent, all_of, gaps, read_digests
+from llama_convert.convert.errors import CheckpointError
 from llama_convert.convert.expressions import describe, slices
 from llama_convert.convert.json_files import read_object
 from llama_convert.convert.outputs import Step, WeightFile
@@ -30,25 +32,50 @@ _VERSIONS = ("llama-convert", "numpy", "torch")
 _LARGEST_HASHED = 64 << 20
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kept:
+    """What an older certificate says of weight files that stay as they are: entries by file, and by tensor."""
+
+    files: Mapping[str, Any] = field(default_factory=dict)
+    tensors: Mapping[str, Any] = field(default_factory=dict)
+
+
+def kept_entries(folder: Path, names: Iterable[str]) -> Kept:
+    """The entries of these weight files in the folder's certificate; their sizes alone where it has none of them.
+
+    They are not read for it: a file of many gigabytes that nobody changed is what it was.
+    """
+    try:
+        values = read_object(folder / NAME)
+        files = {name: values["target"]["files"][name] for name in names}
+        tensors = {name: entry for name, entry in values["tensors"].items() if entry["stored"]["file"] in files}
+    except (CheckpointError, OSError, KeyError, TypeError, AttributeError):
+        return Kept(files={name: {"size": (folder / name).stat().st_size} for name in names})
+    return Kept(files=files, tensors=tensors)
+
+
 def certificate(
     plan: Plan,
     options: Mapping[str, Any],
     records_checked: int,
     crc32s: Mapping[tuple[int, int], int],
     folder: Path,
+    kept: Kept | None = None,
 ) -> dict[str, Any]:
     """The certificate of a finished run. No absolute path is in it: the folder may be published.
 
     records_checked: how many `.pth` records were held against their CRC-32; 0 when none was. crc32s: of each
-    output tensor, by the numbers of its file and of its step in the plan.
+    output tensor, by the numbers of its file and of its step in the plan. kept: of weight files that were taken as
+    they are.
     """
+    kept = kept or Kept()
     return {
         **_made(),
         "options": dict(options),
         "source": _source(plan.source, records_checked),
         **_vocabulary(plan.source),
-        "target": {"format": plan.target, "files": _written(plan, folder)},
-        "tensors": _tensors(plan, crc32s),
+        "target": {"format": plan.target, "files": _written(plan, folder, kept)},
+        "tensors": {**kept.tensors, **_tensors(plan, crc32s)},
     }
 
 
@@ -130,11 +157,15 @@ def _small_file(path: Path) -> dict[str, Any]:
     return {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
 
-def _written(plan: Plan, folder: Path) -> dict[str, Any]:
+def _written(plan: Plan, folder: Path, kept: Kept) -> dict[str, Any]:
     weights = {file.name: file for file in plan.files}
-    names = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
     return {
-        str(name): _weights(folder, weights[str(name)]) if str(name) in weights else _small_file(folder / name)
+        name: kept.files[name]
+        if name in kept.files
+        else _weights(folder, weights[name])
+        if name in weights
+        else _small_file(folder / name)
         for name in names
     }
 

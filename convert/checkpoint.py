@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llama_convert.convert.architecture import LlamaConfig, Rotary, Weight
+from llama_convert.convert.architecture import LlamaConfig, Role, Rotary, Weight
 from llama_convert.convert.containers.slices import FLOATS, DType, Scaled, TensorFile, TensorSlice
-from llama_convert.convert.expressions import EveryNthHead, Expression, Joined, stored
+from llama_convert.convert.expressions import EveryNthHead, Expression, Joined, resized, stored
 from llama_convert.convert.tokenizers.kinds import TokenizerKind
 from llama_convert.convert.versions import Version
 from llama_convert.convert.vocabulary import Change
@@ -102,9 +102,21 @@ class Checkpoint:
         """The version to go by."""
         return self.versions[0]
 
+    @property
+    def rows(self) -> int:
+        """Rows of the embedding as the files hold it, whatever is to become of them."""
+        return self.parts[Weight(Role.TOKENS)].whole().shape[0]
+
     def weight(self, weight: Weight) -> Expression:
-        """One whole weight of `config`'s shape, in this format's own rotary order."""
+        """One whole weight of `config`'s shape, in this format's own rotary order; changed where it is to change.
+
+        A tied head is the embedding and changes with that; one that is stored besides is not asked for.
+        """
         whole = self.parts[weight].whole()
+        if self.change and weight.role is Role.TOKENS:
+            return resized(whole, self.change.rows, self.change.embedding)
+        if self.change and weight.role is Role.HEAD:
+            return resized(whole, self.change.rows, self.change.head)
         if self.kv_copies > 1 and whole.shape != self.config.shape(weight.role):
             return EveryNthHead(whole, self.config.head_dim, self.kv_copies)
         return whole

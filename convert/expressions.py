@@ -8,7 +8,8 @@ from math import prod
 from typing import TypeAlias
 
 from llama_convert.convert.architecture import Rotary
-from llama_convert.convert.containers.slices import DType, Scaled, TensorSlice
+from llama_convert.convert.containers.slices import FLOATS, DType, Scaled, TensorSlice
+from llama_convert.convert.vocabulary import NewRows
 
 Shape: TypeAlias = tuple[int, ...]
 
@@ -149,7 +150,31 @@ class Grouped:
         return DType.FLOAT32 if self.scales else DType.INT8
 
 
-Expression: TypeAlias = Stored | Decoded | Joined | Columns | RotaryOrder | EveryNthHead | Cast | Grouped
+@dataclass(frozen=True, slots=True)
+class Made:
+    """Rows that no file holds, made from those of a whole matrix: rows `first` to `first + count` of all such.
+
+    In the source's type, rounded once, to nearest, ties to even; in float32 where that type is quantised. Which
+    row is which matters to random ones alone.
+    """
+
+    source: Expression
+    new: NewRows
+    count: int
+    first: int = 0
+
+    @property
+    def shape(self) -> Shape:
+        return (self.count, *self.source.shape[1:])
+
+    @property
+    def dtype(self) -> DType:
+        return self.source.dtype if self.source.dtype in FLOATS else DType.FLOAT32
+
+
+Expression: TypeAlias = Stored | Decoded | Joined | Columns | RotaryOrder | EveryNthHead | Cast | Grouped | Made
+# What `runs` gives: bytes of a file to be copied, or a few rows to be made.
+Run: TypeAlias = TensorSlice | Made | Columns
 
 
 def stored(piece: TensorSlice | Scaled) -> Expression:
@@ -160,6 +185,15 @@ def stored(piece: TensorSlice | Scaled) -> Expression:
 def cast(expression: Expression, dtype: DType) -> Expression:
     """The expression in this type; itself where it is of that type."""
     return expression if expression.dtype is dtype else Cast(expression, dtype)
+
+
+def resized(expression: Expression, count: int, new: NewRows) -> Expression:
+    """A matrix with so many rows: its own first ones, which stay what they are, and new ones behind the last."""
+    old = expression.shape[0]
+    if count <= old:
+        return rows(expression, 0, count)
+    made = Made(expression, new, count - old)
+    return Joined((cast(expression, made.dtype), made), 0)
 
 
 def rows(expression: Expression, start: int, stop: int) -> Expression:
@@ -176,6 +210,8 @@ def rows(expression: Expression, start: int, stop: int) -> Expression:
         if stop - start == expression.head_dim:  # its copies lie behind it: nothing is left to be dropped
             return rows(expression.source, first, first + expression.head_dim)
         return replace(expression, source=rows(expression.source, first, stop * expression.step))
+    if isinstance(expression, Made):
+        return replace(expression, first=expression.first + start, count=stop - start)
     if not isinstance(expression, Joined):
         return replace(expression, source=rows(expression.source, start, stop))
     if expression.axis == 1:
@@ -231,10 +267,12 @@ def slices(expression: Expression) -> tuple[TensorSlice, ...]:
     return slices(expression.source)
 
 
-def runs(expression: Expression) -> tuple[TensorSlice, ...] | None:
-    """The slices whose bytes, one after the other, are the tensor's; None where bytes must change or move."""
+def runs(expression: Expression) -> tuple[Run, ...] | None:
+    """What the tensor is, one after the other: bytes as they are, rows to be made; None where bytes change or move."""
     if isinstance(expression, Stored):
         return (expression.slice,) if expression.slice.strides is None else None
+    if isinstance(expression, Made) or (isinstance(expression, Columns) and isinstance(expression.source, Made)):
+        return (expression,)
     if isinstance(expression, Joined) and expression.axis == 0:
         parts = [runs(part) for part in expression.parts]
         return tuple(found for part in parts for found in part or ()) if None not in parts else None
@@ -247,7 +285,13 @@ def describe(expression: Expression) -> str:
         return "copied" if expression.slice.strides is None else "gathered"
     if isinstance(expression, Decoded):
         return "dequantised"
+    if isinstance(expression, Made):
+        rows_made = "row" if expression.count == 1 else f"{expression.count:,} rows"
+        return f"{rows_made} added ({expression.new.init.value})"
     if isinstance(expression, Joined):
+        if isinstance(expression.parts[-1], Made):
+            old, made = describe(_joined(list(expression.parts[:-1]), 0)), describe(expression.parts[-1])
+            return made if old == "copied" else f"{old}, {made}"
         found = dict.fromkeys(describe(part) for part in expression.parts)
         joined = "joined by " + ("rows" if expression.axis == 0 else "columns")
         return ", ".join([*(treatment for treatment in found if treatment != "copied"), joined])

@@ -18,6 +18,7 @@ from llama_convert.convert.errors import UsageError
 from llama_convert.convert.expressions import Expression, Joined, RotaryOrder, cast, describe, runs
 from llama_convert.convert.format import Format, Head
 from llama_convert.convert.outputs import Request, SideFile, Step, Tensor, WeightFile
+from llama_convert.convert.vocabulary import Init
 
 # Threads that move bytes. More gain nothing: two saturate most disks, four the memory of a workstation.
 WORKERS = min(4, os.cpu_count() or 1)
@@ -72,9 +73,18 @@ class Plan:
         return replace(self, files=(), side_files=kept)
 
     def peak_memory(self) -> int:
-        """Bytes of working memory the run needs beyond the interpreter's own: a few blocks a thread."""
+        """Bytes of working memory the run needs beyond the interpreter's own: a few blocks a thread, random rows."""
         rows = (row_bytes(step.expression) for step in self.steps if runs(step.expression) is None)
-        return WORKERS * 4 * max(BLOCK_BYTES, *rows, 0)
+        return WORKERS * 4 * max(BLOCK_BYTES, *rows, 0) + self._random_rows()
+
+    def _random_rows(self) -> int:
+        """Two sums in float64 for every element of embedding and head that is drawn; nothing else grows with them."""
+        change = self.source.change
+        if change is None:
+            return 0
+        drawn = [new for new in (change.embedding, change.head) if new.init is Init.NORMAL]
+        count = max(change.rows - self.source.rows, 0)
+        return len(drawn) * 2 * DType.FLOAT64.size(count * self.source.config.hidden_size)
 
 
 def make_plan(source: Checkpoint, target: Format, request: Request) -> Plan:

@@ -36,7 +36,7 @@ def check_destination(folder: Path, sources: Path, nbytes: int, *, overwrite: bo
     if not place.is_dir():
         raise UsageError(f"{place}: exists and is no folder", advice="Give another name for the output.")
     _check_existing(folder, overwrite=overwrite)
-    _check_space(folder, nbytes + _SIDE_BYTES)
+    check_space(folder, nbytes + _SIDE_BYTES)
 
 
 def _check_existing(folder: Path, *, overwrite: bool) -> None:
@@ -52,7 +52,8 @@ def _check_existing(folder: Path, *, overwrite: bool) -> None:
         )
 
 
-def _check_space(folder: Path, nbytes: int) -> None:
+def check_space(folder: Path, nbytes: int) -> None:
+    """SpaceError where the folder's disk has not so many bytes free."""
     place = next(parent for parent in folder.resolve().parents if parent.exists())
     free = shutil.disk_usage(place).free
     if free < nbytes:

@@ -29,7 +29,7 @@ from llama_convert.convert.blocks import BLOCK_BYTES, Block, OpenFiles, blocks, 
 from llama_convert.convert.checkpoint import Checkpoint
 from llama_convert.convert.containers.slices import TensorSlice
 from llama_convert.convert.errors import SpaceError
-from llama_convert.convert.expressions import Cast, Grouped, runs, slices
+from llama_convert.convert.expressions import Cast, Expression, Grouped, nbytes, runs, slices
 from llama_convert.convert.integrity import Checks, crc32
 from llama_convert.convert.outputs import Step, WeightFile
 from llama_convert.convert.plan import WORKERS, Plan
@@ -186,12 +186,16 @@ class _Mover:
         checksum = _Checksum()
         pieces = runs(step.expression)
         if pieces is None:
-            self._write_blocks(step, target, checksum)
+            self._write_blocks(step, step.expression, target, step.offset, checksum)
         else:
             position = step.offset
             for piece in pieces:
-                self._write_piece(step, piece, target, position, checksum)
-                position += piece.nbytes
+                if isinstance(piece, TensorSlice):
+                    self._write_piece(step, piece, target, position, checksum)
+                    position += piece.nbytes
+                else:
+                    self._write_blocks(step, piece, target, position, checksum)
+                    position += nbytes(piece)
         _begin_writing(target, step)
         for tensor in slices(step.expression):
             if not self._stopped() and tensor.record is not None and self.checks.claim(tensor.record):
@@ -228,11 +232,12 @@ class _Mover:
             self.tell(Moved(step.name, block.nbytes))
         return True
 
-    def _write_blocks(self, step: Step, target: int, checksum: _Checksum) -> None:
-        position = step.offset
-        rounding = step.expression if isinstance(step.expression, (Cast, Grouped)) else None
+    def _write_blocks(
+        self, step: Step, expression: Expression, target: int, position: int, checksum: _Checksum
+    ) -> None:
+        rounding = expression if isinstance(expression, (Cast, Grouped)) else None
         before = after = 0
-        for block in blocks(rounding.source if rounding else step.expression, self.sources):
+        for block in blocks(rounding.source if rounding else expression, self.sources):
             if self._stopped():
                 return
             if rounding:

@@ -4,6 +4,7 @@ from llama_convert.verify.certified import check_certificate, read_certificate, 
 from llama_convert.verify.generate import complete
 from llama_convert.verify.levels import LEVELS, verify, verify_levels
 from llama_convert.verify.report import Diagnosis, LevelResult, Report, Verdict
+from llama_convert.verify.resized import verify_resized
 
 __all__ = [
     "LEVELS",
@@ -17,4 +18,5 @@ __all__ = [
     "record_verdict",
     "verify",
     "verify_levels",
+    "verify_resized",
 ]

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from llama_convert.convert.certificate import NAME as FILE
 from llama_convert.convert.certificate import add_verdict
-from llama_convert.convert.claims import NAME
+from llama_convert.convert.claims import NAME as FILE
 from llama_convert.convert.digests import CRC32, SHA256, Extent, Span, all_of, gaps
 from llama_convert.convert.errors import CheckpointError, UsageError, counted
 from llama_convert.convert.json_files import read_object

@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llama_convert.convert.certificate import NAME as CERTIFICATE
 from llama_convert.convert.checklist import read_checklist
 from llama_convert.convert.checkpoint import Checkpoint
-from llama_convert.convert.claims import NAME
+from llama_convert.convert.claims import NAME as CERTIFICATE
 from llama_convert.convert.containers.slices import TensorFile
 from llama_convert.convert.digests import CRC32, MD5, SHA256, Extent, all_of
 from llama_convert.convert.errors import CheckpointError, counted

@@ -68,9 +68,15 @@ def verify_levels(
     computing = choose(device, precision)
     if b is None:
         return _checked(open_checkpoint(a, llama_version, assume), None, levels, computing)
+    return _checked(*opened_pair(a, b, llama_version, assume), levels, computing)
+
+
+def opened_pair(
+    a: Path, b: Path, llama_version: str | None, assume: Mapping[str, str] | None
+) -> tuple[Checkpoint, Checkpoint]:
+    """Both sides, as the same version where their files leave it open."""
     claimed = read_claims(b).llama_version
-    first = _opened(a, llama_version, claimed, assume)
-    return _checked(first, _opened(b, llama_version, claimed), levels, computing)
+    return _opened(a, llama_version, claimed, assume), _opened(b, llama_version, claimed)
 
 
 def _opened(
