@@ -136,7 +136,8 @@ def test_a_changed_vocabulary_is_proven(folders: Path, run: Run, output: Path) -
         result = run(command, folders / "meta-2", output, *options, "--verify", "--overwrite")
         assert result.status == 0, result.out + result.err
         assert "the same model but for its vocabulary" in result.out
-        levels = [line.split("  ")[0] for line in result.out.splitlines()[1:-1] if not line.startswith(" ")]
+        lines = [line for line in result.out.splitlines()[1:-1] if not line.startswith(" ")]
+        levels = [line.split("  ")[0] for line in lines]
         assert levels == ["structure", "tensors", "tokenizer", "logits", "new rows"]
     assert "the same model\n" in run("pad", folders / "hf-3", output, "--verify", "--overwrite").out
 

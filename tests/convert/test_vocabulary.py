@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -22,11 +23,13 @@ from llama_convert.convert import (
     resize_change,
 )
 from llama_convert.convert.architecture import Role, Weight
+from llama_convert.convert.aside import write_side_files
 from llama_convert.convert.blocks import Block, OpenFiles, blocks, read
 from llama_convert.convert.containers.slices import DType
 from llama_convert.convert.expressions import Columns, Expression, Made, Stored, columns, describe, resized, rows, runs
 from llama_convert.convert.formats import FORMATS
 from llama_convert.convert.making import mean_row, normal_rows
+from llama_convert.convert.outputs import SideFile
 from llama_convert.convert.resizing import with_change
 from llama_convert.convert.vocabulary import Change, Init, NewRows
 from llama_convert.verify.forward import logits_of
@@ -39,6 +42,18 @@ TOKENS, HEAD = Weight(Role.TOKENS), Weight(Role.HEAD)
 MEAN, ZERO = NewRows(init=Init.MEAN), NewRows(init=Init.ZERO)
 CHANGE = Change(rows=0, tokens=(), pad=None, embedding=ZERO, head=MEAN, why="")
 HALVES = [torch.bfloat16, torch.float16]
+
+
+@pytest.fixture(autouse=True)
+def in_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small files written here: a process for each of a hundred conversions is what would take the time."""
+
+    @contextmanager
+    def written(files: list[SideFile], folder: Path) -> Iterator[None]:
+        yield
+        write_side_files(files, folder)
+
+    monkeypatch.setattr("llama_convert.convert.conversion.written_aside", written)
 
 
 def content(expression: Expression) -> bytes:
