@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 
-from llama_convert.convert.architecture import Role, Weight
 from llama_convert.convert.checkpoint import Checkpoint, Conventions, TokenizerFile
 from llama_convert.convert.claims import pad_of
 from llama_convert.convert.containers.gguf import read_gguf
@@ -131,19 +130,12 @@ def open_tokens(source: Checkpoint, request: Request) -> Tokens:
     return Tokens(
         file=file,
         rows=source.config.vocab_size,
-        stored=_stored_rows(source),
+        stored=source.rows,
         change=source.change,
         pad=pad_of(source),
         read=partial(_READERS[file.kind], source, request),
         by_version=partial(_by_version, source, request),
     )
-
-
-def _stored_rows(source: Checkpoint) -> int:
-    """Rows of the embedding in the files: a changed checkpoint's config has those that it is to have."""
-    if source.change is None:
-        return source.config.vocab_size
-    return source.parts[Weight(Role.TOKENS)].whole().shape[0]
 
 
 def _tiktoken(source: Checkpoint, request: Request) -> NamedVocabulary:
@@ -166,7 +158,7 @@ def _special_names(source: Checkpoint, vocabulary: TiktokenVocabulary, request: 
     return replace_names(
         request.special_tokens,
         version=version,
-        count=_stored_rows(source) - len(vocabulary.tokens),
+        count=source.rows - len(vocabulary.tokens),
         instruct=request.instruct,
         ordinary=set(vocabulary.tokens),
     )
@@ -186,7 +178,7 @@ def _gguf(source: Checkpoint, request: Request) -> NamedVocabulary:
 
 
 def _llama2c(source: Checkpoint, request: Request) -> NamedVocabulary:
-    return NamedVocabulary(vocabulary=read_tokenizer_bin(_path(source), _stored_rows(source)), special=())
+    return NamedVocabulary(vocabulary=read_tokenizer_bin(_path(source), source.rows), special=())
 
 
 _READERS: Mapping[TokenizerKind, Callable[[Checkpoint, Request], NamedVocabulary]] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
@@ -18,6 +19,8 @@ from llama_convert.verify.tokenizer_judges import Judge, MissingLibrary
 
 NAME = "tokenizer"
 _SHOWN = 5
+# As this tool and llama.cpp name rows that no token uses.
+_FILLER = re.compile(rb"<\|reserved_special_token_\d+\|>|\[PAD\d+\]")
 _BATCH = 4096
 # Files of these kinds have exactly as many tokens as the embedding has rows.
 _EXACT = (TokenizerKind.TIKTOKEN, TokenizerKind.SENTENCEPIECE, TokenizerKind.LLAMA2C)
@@ -53,6 +56,7 @@ def check_tokenizer(a: Checkpoint, b: Checkpoint | None) -> LevelResult:
 
 def compare_tokenizers(a: Judge, b: Judge, findings: Sequence[str] = ()) -> LevelResult:
     """The level's result for two tokenizers, with what is already known to be wrong."""
+    a, b = _without_fillers(a, b), _without_fillers(b, a)
     texts = [text for text in corpus(a.words()) if not (a.names_special(text) or b.names_special(text))]
     found = [*findings, *_token_differences(a, b), *_special_differences(a, b), *_id_differences(a, b, texts)]
     figures = (
@@ -60,6 +64,17 @@ def compare_tokenizers(a: Judge, b: Judge, findings: Sequence[str] = ()) -> Leve
         f"{a.library} against {b.library}"
     )
     return judged(NAME, figures, tuple(found))
+
+
+def _without_fillers(judge: Judge, other: Judge) -> Judge:
+    """Without the names of rows behind the other's last token: some formats have one for every row, others none."""
+    last = max(other.tokens, default=-1)
+    fillers = {number for number, token in judge.tokens.items() if number > last and _FILLER.fullmatch(token)}
+    return replace(
+        judge,
+        tokens={number: token for number, token in judge.tokens.items() if number not in fillers},
+        special={name: number for name, number in judge.special.items() if number not in fillers},
+    )
 
 
 def _alone(judge: Judge, findings: list[str]) -> LevelResult:

@@ -94,6 +94,10 @@ def _by_scores(path: Path, values: Mapping[str, Any]) -> Judge:
     return _scored(path, plain, values[f"{_KEY}scores"], kinds, prefix=values.get(f"{_KEY}add_space_prefix", True))
 
 
+# The score that run.c starts from when it looks for the best merge: a piece that has it is never made of others.
+_NEVER = -1e10
+
+
 def llama2c_judge(path: Path, rows: int) -> Judge:
     """The vocabulary in a tokenizer.bin, which does not say how many tokens it has."""
     data, position, texts, scores = path.read_bytes(), 4, [], []
@@ -104,7 +108,8 @@ def llama2c_judge(path: Path, rows: int) -> Judge:
         position += 8 + length
     # How export.py writes the names of the begin and end tokens.
     texts[1:3] = [text.strip("\n") for text in texts[1:3]]
-    kinds = [_UNKNOWN, _CONTROL, _CONTROL] + [_BYTE] * 256 + [_NORMAL] * (rows - _LLAMA2C_ORDINARY)
+    kinds = [_UNKNOWN, _CONTROL, _CONTROL] + [_BYTE] * 256
+    kinds += [_CONTROL if score <= _NEVER else _NORMAL for score in scores[_LLAMA2C_ORDINARY:]]
     return _scored(path, texts, scores, kinds, prefix=True)
 
 

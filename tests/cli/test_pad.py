@@ -374,3 +374,29 @@ def test_a_dry_run_writes_nothing(hf: Callable[[str], Path], run: Run, output: P
         assert "from 768 to 800 rows" in result.out
     assert inodes(folder) == before
     assert leftovers(output) == []
+
+
+# ---- certificates ----
+
+
+@pytest.mark.parametrize("options", [(), ("--token", "<pad>")], ids=str)
+def test_a_folder_changed_in_place_keeps_its_certificate(run: Run, hf: Callable[[str], Path], options: tuple) -> None:
+    """Files that were not written anew are in it with what the older one said of them."""
+    folder = hf("3")
+    assert run("pad", folder, *options, "--in-place").status == 0
+    found = run("verify", folder, "--certificate")
+    assert (found.status, found.out.split()[:2]) == (0, ["certificate", "passed"]), found.out
+    path = folder / values(folder, "model.safetensors.index.json")["weight_map"]["model.layers.0.mlp.up_proj.weight"]  # type: ignore[index]
+    data = bytearray(path.read_bytes())
+    data[-9] ^= 1
+    path.unlink()  # a hard link: the other name keeps its bytes
+    path.write_bytes(data)
+    assert run("verify", folder, "--certificate").status == 1
+
+
+def test_without_an_older_certificate_only_sizes_are_known(run: Run, hf: Callable[[str], Path]) -> None:
+    folder = hf("3")
+    (folder / "conversion.json").unlink()
+    assert run("pad", folder, "--in-place").status == 0
+    assert run("verify", folder, "--certificate").status == 3
+    assert run("verify", folder, "--level", "structure,tokenizer").status == 0
