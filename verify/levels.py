@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -94,6 +95,23 @@ def _checked(
 ) -> Iterator[LevelResult | Diagnosis]:
     misshapen = any(structure.shape_problems(side) for side in (a, b) if side is not None)
     evidence = _Evidence()
+    with ThreadPoolExecutor(1, thread_name_prefix="tokenizer") as pool:
+        if tokenizer.NAME in levels:  # it keeps one core busy, while the other levels wait for the disk
+            evidence.tokenizer = pool.submit(tokenizer.check_tokenizer, a, b)
+        yield from _in_turn(a, b, levels, computing, evidence, misshapen=misshapen)
+    if b is not None and evidence.failed:
+        yield from _explained(a, b, evidence, misshapen=misshapen)
+
+
+def _in_turn(
+    a: Checkpoint,
+    b: Checkpoint | None,
+    levels: Sequence[str],
+    computing: Computing,
+    evidence: _Evidence,
+    *,
+    misshapen: bool,
+) -> Iterator[LevelResult]:
     for name in (name for name in LEVELS if name in levels):
         if misshapen and name in _NEED_SHAPES:
             result = not_checked(name, "weights are missing or of the wrong shape")
@@ -101,15 +119,17 @@ def _checked(
             result = _level(name, a, b, computing, evidence)
         evidence.failed |= name in _EXPLAINED and result.verdict is Verdict.FAILED
         yield result
-    if b is not None and evidence.failed:
-        yield from _explained(a, b, evidence, misshapen=misshapen)
 
 
 @dataclass(slots=True)
 class _Evidence:
-    """What the levels leave behind for the diagnosis. tensors: None where their level was not asked for."""
+    """What the levels leave behind for the diagnosis. tensors: None where their level was not asked for.
+
+    tokenizer: its level's result, which was begun before the others.
+    """
 
     failed: bool = False
+    tokenizer: Future[LevelResult] | None = None
     tensors: list[TensorResult] | None = None
     parting: Parting | None = None
 
@@ -119,8 +139,8 @@ def _level(name: str, a: Checkpoint, b: Checkpoint | None, computing: Computing,
         return files.check_files(a, b)
     if name == structure.NAME:
         return structure.check_structure(a, b)
-    if name == tokenizer.NAME:
-        return tokenizer.check_tokenizer(a, b)
+    if name == tokenizer.NAME and evidence.tokenizer is not None:
+        return evidence.tokenizer.result()
     if name == tensors.NAME:
         evidence.tensors = list(tensors.compare_tensors(a, b))
         return tensors.judge_tensors(evidence.tensors, alone=b is None)
