@@ -13,7 +13,7 @@ from typer import Exit, Option
 from llama_convert.cli import options
 from llama_convert.cli.failures import DIFFERENT
 from llama_convert.cli.output import Output, count, gigabytes, table
-from llama_convert.cli.verifying import show_verification
+from llama_convert.cli.verifying import show_verification, take_large_pages
 from llama_convert.convert.errors import counted
 
 if TYPE_CHECKING:
@@ -80,6 +80,7 @@ def finish(done: Conversion, output: Output, *, verify: bool, assumed: Mapping[s
 
 def _proven(done: Conversion, output: Output, assumed: Mapping[str, str]) -> Report:
     """The verdict, which conversion.json keeps."""
+    take_large_pages()
     from llama_convert.verify import record_verdict, verify_levels, verify_resized
 
     source, change = done.plan.source, done.plan.source.change
