@@ -56,7 +56,7 @@ def check_tokenizer(a: Checkpoint, b: Checkpoint | None) -> LevelResult:
 
 def compare_tokenizers(a: Judge, b: Judge, findings: Sequence[str] = ()) -> LevelResult:
     """The level's result for two tokenizers, with what is already known to be wrong."""
-    a, b = _without_fillers(a, b), _without_fillers(b, a)
+    b = _without_fillers(b, a)
     texts = [text for text in corpus(a.words()) if not (a.names_special(text) or b.names_special(text))]
     found = [*findings, *_token_differences(a, b), *_special_differences(a, b), *_id_differences(a, b, texts)]
     figures = (
@@ -66,14 +66,17 @@ def compare_tokenizers(a: Judge, b: Judge, findings: Sequence[str] = ()) -> Leve
     return judged(NAME, figures, tuple(found))
 
 
-def _without_fillers(judge: Judge, other: Judge) -> Judge:
-    """Without the names of rows behind the other's last token: some formats have one for every row, others none."""
-    last = max(other.tokens, default=-1)
-    fillers = {number for number, token in judge.tokens.items() if number > last and _FILLER.fullmatch(token)}
+def _without_fillers(b: Judge, a: Judge) -> Judge:
+    """B without its names for rows behind A's last token: some formats must have one for every row.
+
+    Not the other way round: what A names, B has to name too.
+    """
+    last = max(a.tokens, default=-1)
+    fillers = {number for number, token in b.tokens.items() if number > last and _FILLER.fullmatch(token)}
     return replace(
-        judge,
-        tokens={number: token for number, token in judge.tokens.items() if number not in fillers},
-        special={name: number for name, number in judge.special.items() if number not in fillers},
+        b,
+        tokens={number: token for number, token in b.tokens.items() if number not in fillers},
+        special={name: number for name, number in b.special.items() if number not in fillers},
     )
 
 

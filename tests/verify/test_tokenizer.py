@@ -40,6 +40,11 @@ def drop_special(values):
     values["added_tokens"] = [token for token in values["added_tokens"] if token["content"] != "<|eot_id|>"]
 
 
+def drop_last_reserved(values):
+    """The end of the vocabulary, where only names that stand for nothing are."""
+    values["added_tokens"] = values["added_tokens"][:-100]
+
+
 def exchange_specials(values):
     first, second = values["added_tokens"][0], values["added_tokens"][1]
     first["content"], second["content"] = second["content"], first["content"]
@@ -72,6 +77,7 @@ MISTAKES_OF_3 = (
     reorder_merges,
     drop_merge,
     drop_special,
+    drop_last_reserved,
     exchange_specials,
     exchange_tokens,
     forget_whole_words,
