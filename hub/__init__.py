@@ -3,6 +3,22 @@
 from __future__ import annotations
 
 from llama_convert.hub.errors import HubError
+from llama_convert.hub.remote import RemoteFile
+from llama_convert.hub.repository import RemoteEntry, RepositoryName, Snapshot, look_up, parse_name
+from llama_convert.hub.token import Owner, owner, token_source
 from llama_convert.hub.upload import open_repository, push
 
-__all__ = ["HubError", "open_repository", "push"]
+__all__ = [
+    "HubError",
+    "Owner",
+    "RemoteEntry",
+    "RemoteFile",
+    "RepositoryName",
+    "Snapshot",
+    "look_up",
+    "open_repository",
+    "owner",
+    "parse_name",
+    "push",
+    "token_source",
+]

@@ -114,9 +114,9 @@ def test_the_folder_is_uploaded_as_it_lies(source: Source, tmp_path: Path, hub: 
 @pytest.mark.parametrize(
     ("repository", "token", "status", "words"),
     [
-        ("herd/llama", None, 200, "herd/llama: there is no token|the token is missing or not accepted"),
-        ("herd/llama", "hf_secret", 401, "herd/llama: the token is missing or not accepted"),
-        ("herd/llama", "hf_secret", 403, "herd/llama: the token may not write there"),
+        ("herd/llama", None, 200, "herd/llama: there is no token"),
+        ("herd/llama", "hf_secret", 401, "herd/llama: the token (HF_TOKEN) is not accepted"),
+        ("herd/llama", "hf_secret", 403, "herd/llama: the token has no permission for this"),
         ("a/b/c", "hf_secret", 200, "a/b/c: not the name of a repository"),
     ],
     ids=["no token", "401", "403", "name"],
@@ -127,7 +127,7 @@ def test_refusals(
     hub.status = status if token else 401
     done = push(source("3-2shards"), repository, hub, tmp_path, token)
     assert done.returncode == 4, done.stderr
-    assert any(part in done.stderr for part in words.split("|")), done.stderr
+    assert words in done.stderr
     assert "Traceback" not in done.stderr
     assert "hf_secret" not in done.stderr + done.stdout
     told = json.loads(done.stdout)
