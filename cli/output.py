@@ -23,6 +23,11 @@ class Output:
         if not self.json:
             print(text)
 
+    def piece(self, text: str) -> None:
+        """Part of what was asked for, as soon as it is known; nothing with --json."""
+        if not self.json:
+            print(text, end="", flush=True)
+
     def data(self, values: dict[str, Any]) -> None:
         """What was asked for, as JSON; nothing without --json."""
         if self.json:
@@ -32,6 +37,11 @@ class Output:
         """What the user may want to know meanwhile."""
         if not self.quiet:
             print(text, file=sys.stderr)
+
+    def say_on(self, text: str) -> None:
+        """The same without the end of the line: what is shown next stands behind it on a terminal."""
+        if not self.quiet:
+            print(text, end="", file=sys.stderr, flush=True)
 
     @contextmanager
     def progress(self, total: int, what: str) -> Iterator[Callable[[int], None]]:

@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
+from torch import Tensor
 
+from llama_convert.convert.architecture import LlamaConfig
 from llama_convert.convert.errors import UsageError, counted
-from llama_convert.verify.decoding import new_cache, step
+from llama_convert.verify.decoding import Cache, new_cache, step
 from llama_convert.verify.model import Model
 from llama_convert.verify.sampling import Sampling, draw, generators
 
+# What `step` is, or a compiled form of it.
+Step = Callable[[Model, Tensor, Cache, int], Tensor]
 # Whether a sequence is over with its newest token: its number among the prompts, its new tokens.
 Over = Callable[[int, Sequence[int]], bool]
 
@@ -23,43 +27,53 @@ def write(
     over: Over,
     *,
     first: int = 0,
+    advance: Step = step,
 ) -> Iterator[tuple[int | None, ...]]:
     """The next token of every prompt, again and again; None for those that are over.
 
-    Ends when all are over, after max_new_tokens, or where the model's context is full. first: the number of the
-    first prompt among those drawn with the same seed. A token on which a sequence ends is given too.
+    Ends when all are over, after max_new_tokens, or where the model's context is full. A token on which a sequence
+    ends is given too. first: the number of the first prompt among those drawn with the same seed. advance: how one
+    step is computed.
     Raises UsageError: prompts that are empty, longer than the context, or with ids that are no tokens.
     """
-    check_prompts(model, prompts)
-    lengths = [len(prompt) for prompt in prompts]
-    capacity = min(max(lengths) + max_new_tokens, model.config.context)
+    check_prompts(model.config, prompts)
+    capacity = min(max(map(len, prompts)) + max_new_tokens, model.config.context)
     written: list[list[int]] = [[] for _ in prompts]
     running = [True] * len(prompts)
+    for found in _drawn(model, prompts, sampling, capacity, first, advance):
+        yield tuple(token if alive else None for token, alive in zip(found, running, strict=True))
+        for number, token in enumerate(found):
+            if running[number]:
+                written[number].append(token)
+                running[number] = not over(number, written[number])
+        if not any(running):
+            return
+
+
+def _drawn(
+    model: Model, prompts: Sequence[Sequence[int]], sampling: Sampling, capacity: int, first: int, advance: Step
+) -> Iterator[list[int]]:
+    """One token for every prompt after the other, until the cache is full."""
+    longest = max(map(len, prompts))
+    padded = [[0] * (longest - len(prompt)) + list(prompt) for prompt in prompts]
+    sources = generators(sampling, first, len(prompts))
     with torch.inference_mode():
-        cache = new_cache(model, lengths, capacity)
-        sources = generators(sampling, first, len(prompts))
-        padded = [[0] * (max(lengths) - len(prompt)) + list(prompt) for prompt in prompts]
-        tokens, start = torch.tensor(padded, device=model.device), 0
-        for _ in range(capacity - max(lengths)):
-            drawn = draw(step(model, tokens, cache, start), sampling, sources)
-            start += tokens.shape[1]
+        cache = new_cache(model, [len(prompt) for prompt in prompts], capacity)
+        tokens = torch.tensor(padded, device=model.device)
+    for start in (0, *range(longest, capacity - 1)):
+        # Not around the yield: whoever is given the token would compute in this mode too.
+        with torch.inference_mode():
+            drawn = draw(advance(model, tokens, cache, start), sampling, sources)
             tokens = drawn[:, None]
-            found = drawn.tolist()
-            yield tuple(token if alive else None for token, alive in zip(found, running, strict=True))
-            for number, token in enumerate(found):
-                if running[number]:
-                    written[number].append(token)
-                    running[number] = not over(number, written[number])
-            if not any(running):
-                return
+        yield drawn.tolist()
 
 
-def check_prompts(model: Model, prompts: Sequence[Sequence[int]]) -> None:
+def check_prompts(config: LlamaConfig, prompts: Sequence[Sequence[int]]) -> None:
     """UsageError with everything that is wrong with them."""
     problems = [
         f"prompt {number}: {problem}"
         for number, prompt in enumerate(prompts, start=1)
-        for problem in _problems(prompt, model.config.vocab_size, model.config.context)
+        for problem in _problems(prompt, config.vocab_size, config.context)
     ]
     if problems:
         raise UsageError(

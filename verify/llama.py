@@ -1,8 +1,7 @@
-"""A checkpoint that writes: opened, in memory, with its tokenizer, whatever its format."""
+"""A checkpoint that writes: in memory, with its tokenizer, whatever its format."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,50 +12,28 @@ from torch import Tensor
 from llama_convert.convert.checkpoint import Checkpoint
 from llama_convert.convert.containers.slices import DType
 from llama_convert.convert.errors import UsageError
-from llama_convert.convert.formats import open_checkpoint
-from llama_convert.verify.decoding import all_logits
-from llama_convert.verify.devices import choose
-from llama_convert.verify.generate import check_prompts, write
-from llama_convert.verify.judges import open_judge
-from llama_convert.verify.model import Holding, Model, load_model
-from llama_convert.verify.reading import torch_type
+from llama_convert.verify.answers import Answer, Answering
+from llama_convert.verify.decoding import all_logits, step
+from llama_convert.verify.generate import Step, check_prompts
+from llama_convert.verify.memory import check_memory
+from llama_convert.verify.model import Model, load_model
+from llama_convert.verify.opened import Opened, open_source
 from llama_convert.verify.sampling import GREEDY, Sampling, check_sampling
-from llama_convert.verify.speech import Transcript, end_tokens
 from llama_convert.verify.tokenizer_judges import Judge
 
-# Told each piece of text as it becomes certain: the prompt's number, and the text.
+# Told each piece of text as it becomes certain: the answer's number, and the text.
 Hear = Callable[[int, str], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
-    """What was written behind one prompt.
-
-    ids: the new tokens, an end token included. ended: "end token", "stop", "length" or "context".
-    first_token, seconds: time to the first new token, and to the last.
-    """
-
-    prompt: tuple[int, ...]
-    ids: tuple[int, ...]
-    text: str
-    ended: str
-    first_token: float
-    seconds: float
-
-    @property
-    def tokens_per_second(self) -> float:
-        """Of the tokens behind the first one, which waits for the prompt; 0 where there are none."""
-        return (len(self.ids) - 1) / (self.seconds - self.first_token) if len(self.ids) > 1 else 0.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Llama:
-    """A model and its tokenizer. ends: the ids at which it has no more to say."""
+    """A model and its tokenizer. ends: the ids at which it has no more to say. advance: how one step is computed."""
 
     checkpoint: Checkpoint
     model: Model
     tokenizer: Judge
     ends: frozenset[int]
+    advance: Step = step
 
     def generate(
         self,
@@ -65,20 +42,25 @@ class Llama:
         max_new_tokens: int = 256,
         sampling: Sampling = GREEDY,
         stops: Sequence[str] = (),
+        num_return_sequences: int = 1,
         batch_size: int = 8,
         hear: Hear = lambda number, text: None,
     ) -> list[Answer]:
-        """What the model writes behind each prompt, texts or ids, so many of them at a time.
+        """What the model writes behind each prompt, texts or ids.
 
+        num_return_sequences: answers to each prompt; they stand together. batch_size: answers written at a time;
+        what a seed draws does not depend on it. hear: told of every piece of text.
         Raises UsageError for what is wrong with the prompts, all of them, before anything is computed.
         """
-        check_sampling(sampling)
-        encoded = [self.encode(prompt) if isinstance(prompt, str) else list(prompt) for prompt in prompts]
-        check_prompts(self.model, encoded)
+        check_request(sampling, stops, max_new_tokens, num_return_sequences, batch_size)
+        encoded = [self._ids(prompt) for prompt in prompts for _ in range(num_return_sequences)]
+        check_prompts(self.model.config, encoded)
         answers: list[Answer] = []
         for start in range(0, len(encoded), batch_size):
-            batch = _Batch(self, encoded[start : start + batch_size], start, stops, hear)
-            answers += batch.run(max_new_tokens, sampling)
+            batch = self._answering(encoded[start : start + batch_size], start, max_new_tokens, sampling, stops)
+            for number, piece in batch.pieces():
+                hear(start + number, piece)
+            answers += batch.answers()
         return answers
 
     def stream(
@@ -90,28 +72,37 @@ class Llama:
         stops: Sequence[str] = (),
     ) -> Iterator[str]:
         """The text behind one prompt, piece by piece as it becomes certain."""
-        check_sampling(sampling)
-        ids = self.encode(prompt) if isinstance(prompt, str) else list(prompt)
-        transcript = Transcript(self.tokenizer, ids, stops)
-        for (token,) in write(self.model, [ids], sampling, max_new_tokens, lambda _, written: transcript.stopped):
-            if token is None or token in self.ends:
-                break
-            if piece := transcript.add(token):
-                yield piece
-            if transcript.stopped:
-                break
-        if piece := transcript.finish():
+        check_request(sampling, stops, max_new_tokens)
+        for _, piece in self._answering([self._ids(prompt)], 0, max_new_tokens, sampling, stops).pieces():
             yield piece
 
     def logits(self, ids: Sequence[int]) -> Tensor:
         """The logits after each of the ids, (tokens, vocab), float32."""
-        check_prompts(self.model, [ids])
+        check_prompts(self.model.config, [ids])
         with torch.inference_mode():
             return all_logits(self.model, torch.tensor([list(ids)], device=self.model.device))[0]
 
     def encode(self, text: str) -> list[int]:
         """The ids of a text, with the begin token in front."""
         return self.tokenizer.encode([text])[0]
+
+    def _ids(self, prompt: str | Sequence[int]) -> list[int]:
+        return self.encode(prompt) if isinstance(prompt, str) else list(prompt)
+
+    def _answering(
+        self, prompts: list[list[int]], first: int, length: int, sampling: Sampling, stops: Sequence[str]
+    ) -> Answering:
+        return Answering(
+            model=self.model,
+            judge=self.tokenizer,
+            ends=self.ends,
+            advance=self.advance,
+            prompts=prompts,
+            first=first,
+            length=length,
+            sampling=sampling,
+            stops=stops,
+        )
 
 
 def load(
@@ -121,70 +112,64 @@ def load(
     dtype: str | None = None,
     quantise: DType | None = None,
     tokenizer: Path | None = None,
+    ends: Sequence[str] = (),
+    compile: bool = False,
     llama_version: str | None = None,
     on_progress: Callable[[int], None] = lambda nbytes: None,
 ) -> Llama:
     """The checkpoint in this folder or file, ready to write; it is run as it stands.
 
-    dtype: float32, bfloat16 or float16 to compute in; None for the model's own. quantise: the type in which
-    matrices are held.
-    Raises UsageError: unknown names. CheckpointError: what opening it raises.
+    The options are those of `open_source` and `load_opened`, and so are the errors.
     """
-    checkpoint = open_checkpoint(Path(source), llama_version)
-    compute = _compute(dtype, checkpoint)
-    model = load_model(checkpoint, Holding(dtype=compute, device=choose(device).device, quantise=quantise), on_progress)
-    judge = open_judge(checkpoint)
-    return Llama(checkpoint=checkpoint, model=model, tokenizer=judge, ends=end_tokens(checkpoint, judge))
+    opened = open_source(
+        source,
+        device=device,
+        dtype=dtype,
+        quantise=quantise,
+        tokenizer=tokenizer,
+        ends=ends,
+        llama_version=llama_version,
+    )
+    return load_opened(opened, compile=compile, on_progress=on_progress)
 
 
-def _compute(name: str | None, checkpoint: Checkpoint) -> torch.dtype:
-    known = {dtype.label: dtype for dtype in (DType.FLOAT32, DType.BFLOAT16, DType.FLOAT16)}
-    if name is not None and name not in known:
-        raise UsageError(f"Nothing computes in {name!r}", advice=f"Choose {', '.join(known)}.")
-    return torch_type(known[name] if name else checkpoint.dtype)
+def load_opened(
+    opened: Opened, *, compile: bool = False, on_progress: Callable[[int], None] = lambda nbytes: None
+) -> Llama:
+    """The model in memory.
+
+    compile: have torch compile a step; the first tokens then take a minute. on_progress: given the bytes of each
+    weight as it is loaded.
+    Raises SpaceError where the memory does not suffice.
+    """
+    check_memory(opened.checkpoint, opened.holding)
+    return Llama(
+        checkpoint=opened.checkpoint,
+        model=load_model(opened.checkpoint, opened.holding, on_progress),
+        tokenizer=opened.tokenizer,
+        ends=opened.ends,
+        advance=torch.compile(step) if compile else step,
+    )
 
 
-class _Batch:
-    """Several prompts that are answered in step."""
-
-    def __init__(self, llama: Llama, prompts: list[list[int]], first: int, stops: Sequence[str], hear: Hear) -> None:
-        self._llama = llama
-        self._prompts = prompts
-        self._first = first
-        self._hear = hear
-        self._transcripts = [Transcript(llama.tokenizer, prompt, stops) for prompt in prompts]
-        self._ids: list[list[int]] = [[] for _ in prompts]
-        self._ended = [""] * len(prompts)
-        self._times = [[0.0, 0.0] for _ in prompts]
-        self._start = time.perf_counter()
-
-    def run(self, max_new_tokens: int, sampling: Sampling) -> list[Answer]:
-        for _ in write(self._llama.model, self._prompts, sampling, max_new_tokens, self._over, first=self._first):
-            pass
-        return [self._answer(number, max_new_tokens) for number in range(len(self._prompts))]
-
-    def _over(self, number: int, written: Sequence[int]) -> bool:
-        now, transcript = time.perf_counter() - self._start, self._transcripts[number]
-        self._times[number] = [self._times[number][0] or now, now]
-        self._ids[number] = list(written)
-        if written[-1] in self._llama.ends:
-            self._ended[number] = "end token"
-        elif piece := transcript.add(written[-1]):
-            self._hear(self._first + number, piece)
-        if transcript.stopped:
-            self._ended[number] = "stop"
-        return bool(self._ended[number])
-
-    def _answer(self, number: int, max_new_tokens: int) -> Answer:
-        transcript, ids = self._transcripts[number], tuple(self._ids[number])
-        if rest := transcript.finish():
-            self._hear(self._first + number, rest)
-        first, last = self._times[number]
-        return Answer(
-            prompt=tuple(self._prompts[number]),
-            ids=ids,
-            text=transcript.text,
-            ended=self._ended[number] or ("length" if len(ids) == max_new_tokens else "context"),
-            first_token=first,
-            seconds=last,
-        )
+def check_request(
+    sampling: Sampling,
+    stops: Sequence[str] = (),
+    max_new_tokens: int = 1,
+    num_return_sequences: int = 1,
+    batch_size: int = 1,
+) -> None:
+    """UsageError with everything that cannot be asked for."""
+    check_sampling(sampling)
+    numbers = {
+        "max_new_tokens": max_new_tokens,
+        "num_return_sequences": num_return_sequences,
+        "batch_size": batch_size,
+    }
+    problems = [f"{name} {value}: wanted 1 or more" for name, value in numbers.items() if value < 1]
+    if "" in stops:
+        problems.append("an empty stop text is in every text")
+    if num_return_sequences > 1 and sampling.greedy:
+        problems.append(f"{num_return_sequences} answers to a prompt would all be the same: nothing is drawn")
+    if problems:
+        raise UsageError("This cannot be written", problems=problems, advice="Correct the options.")

@@ -3,40 +3,77 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 from llama_convert.convert.checkpoint import Checkpoint
+from llama_convert.convert.errors import UsageError
 from llama_convert.verify.tokenizer_judges import Judge
 
 # After these a model has no more to say.
 _ENDS = ("</s>", "<|end_of_text|>", "<|eot_id|>", "<|eom_id|>", "<step>")
+# Code Llama 70B's, a piece like any other for SentencePiece.
+_STEP = "<step>"
 _UNFINISHED = "\ufffd"  # what half a character is decoded to
-# Tokens before the newest that are decoded with them: the first of a text may lose its space.
-_CONTEXT = 6
+# A character has up to four bytes: so many decoded bytes at the end may yet become one.
+_LONGEST_START = 3
 
 
 def end_tokens(checkpoint: Checkpoint, judge: Judge) -> frozenset[int]:
     """Every id at which the model ends: those its files name, and those that its tokenizer has for it."""
     said = checkpoint.tokenizer.conventions if checkpoint.tokenizer else None
-    named = set(said.ends) if said else set()
-    return frozenset(named | {judge.special[name] for name in _ENDS if name in judge.special})
+    named, marks = set(said.ends) if said else set(), marking(judge)
+    return frozenset(named | {marks[name] for name in _ENDS if name in marks})
+
+
+def marking(judge: Judge) -> dict[str, int]:
+    """Names and ids of the tokens that a rendered conversation may name."""
+    step = token_id(judge, _STEP) if judge.pieces else None
+    return dict(judge.special) | ({} if step is None else {_STEP: step})
+
+
+def token_id(judge: Judge, name: str) -> int | None:
+    """The id of the token with that name: a special one, or one that stands for just this text; None for none."""
+    if name in judge.special:
+        return judge.special[name]
+    return next((number for number, token in judge.tokens.items() if token == name.encode()), None)
+
+
+def parse_ends(names: Sequence[str], judge: Judge, rows: int) -> frozenset[int]:
+    """The ids that are meant: numbers, or names of tokens.
+
+    rows: of the embedding. Raises UsageError with all that are no tokens.
+    """
+    found = {name: int(name) if name.isdecimal() else token_id(judge, name) for name in names}
+    problems = [f"{name!r} is no token" for name, number in found.items() if number is None]
+    numbers = frozenset(number for number in found.values() if number is not None)
+    problems += [f"{number} is no token: ids go from 0 to {rows - 1}" for number in sorted(numbers) if number >= rows]
+    if problems:
+        raise UsageError(
+            "Nothing can end at what is no token",
+            problems=problems,
+            advice="Give an id, or a name as vocab --special lists them.",
+        )
+    return numbers
 
 
 def encode_marked(judge: Judge, text: str) -> list[int]:
     """The ids of a text in which names of special tokens stand for the tokens, as in a rendered conversation.
 
-    What is between two of them is encoded by itself, as Meta's own code does; no begin token is put in front.
+    No begin token is put in front. A tokenizer that reads the names itself is given all of the text, as
+    transformers does; for another, what is between two names is encoded by itself, as Meta's own code does.
     """
-    names = sorted(judge.special, key=len, reverse=True)
-    parts = re.split("(" + "|".join(map(re.escape, names)) + ")", text) if names else [text]
-    opening = judge.encode([""])[0]
+    opening = len(judge.encode([""])[0])
+    if judge.reads_names:
+        return judge.encode([text])[0][opening:]
+    marks = marking(judge)
+    names = sorted(marks, key=len, reverse=True)
     ids: list[int] = []
-    for part in parts:
-        if part in judge.special:
-            ids.append(judge.special[part])
+    for part in re.split("(" + "|".join(map(re.escape, names)) + ")", text) if names else [text]:
+        if part in marks:
+            ids.append(marks[part])
         elif part:
-            ids += judge.encode([part])[0][len(opening) :]
+            ids += judge.encode([part])[0][opening:]
     return ids
 
 
@@ -44,8 +81,9 @@ def encode_marked(judge: Judge, text: str) -> list[int]:
 class Transcript:
     """A text that grows with its tokens, and ends where a stop text comes up.
 
-    stops: texts that are not part of what is written, nor anything behind them. text: what is certain so far:
-    half a character, or what may be the start of a stop text, is held back until `finish`.
+    before: the prompt's ids, which decide whether the first word gets a space. stops: texts that are not part of
+    what is written, nor anything behind them. text: what is certain so far: half a character, or what may be the
+    start of a stop text, is held back until `finish`.
     """
 
     judge: Judge
@@ -53,37 +91,47 @@ class Transcript:
     stops: Sequence[str] = ()
     text: str = ""
     stopped: bool = False
+    # Ids with a text: the prompt's and the new ones. Decoded are those from _start on; their text is known up to
+    # _taken, and none of it is unfinished up to the id _whole.
     _ids: list[int] = field(default_factory=list)
-    _done: int = 0
+    _textual: Collection[int] = ()
+    _start: int = 0
+    _whole: int = 0
+    _taken: int = 0
     _pending: str = ""
+
+    def __post_init__(self) -> None:
+        self._textual = self.judge.tokens.keys() - set(self.judge.special.values())
+        self._ids = [token for token in self.before if token in self._textual]
+        self._whole = len(self._ids)
+        self._taken = len(self.judge.decode(self._ids))
 
     def add(self, token: int) -> str:
         """What the token makes certain, "" where that is nothing yet."""
-        self._ids.append(token)
-        fresh = self._fresh()
-        if fresh.endswith(_UNFINISHED):
+        if token not in self._textual:
             return ""
-        self._done = len(self._ids)
-        self._pending += fresh
+        self._ids.append(token)
+        self._pending += self._fresh(_LONGEST_START)
         return self._give(self._certain())
 
     def finish(self) -> str:
         """What was held back, where nothing follows any more."""
-        if not self.stopped:
-            self._pending += self._fresh()
-            self._done = len(self._ids)
-        return self._give(0 if self.stopped else len(self._pending))
+        if self.stopped:
+            return ""
+        self._pending += self._fresh(0)
+        return self._give(len(self._pending))
 
-    def _fresh(self) -> str:
-        """The text of the tokens behind those that are done."""
-        ids = [*self.before[-_CONTEXT:], *self._ids]
-        done = len(ids) - (len(self._ids) - self._done)
-        start = max(done - _CONTEXT, 0)
-        return self._decoded(ids[start:])[len(self._decoded(ids[start:done])) :]
-
-    def _decoded(self, ids: Sequence[int]) -> str:
-        special = set(self.judge.special.values())
-        return self.judge.decode([number for number in ids if number not in special])
+    def _fresh(self, held: int) -> str:
+        """The text behind what is taken, up to `held` characters that may be half of one."""
+        text = self.judge.decode(self._ids[self._start :])
+        unfinished = min(len(text) - len(text.rstrip(_UNFINISHED)), held)
+        fresh = text[self._taken : len(text) - unfinished]
+        self._taken += len(fresh)
+        if not unfinished:
+            # From one whole character to the next: enough for the decoder to know where a word begins.
+            self._start, self._whole = self._whole, len(self._ids)
+            self._taken = len(self.judge.decode(self._ids[self._start :]))
+        return fresh
 
     def _certain(self) -> int:
         """How much of the pending text no stop text can take back."""

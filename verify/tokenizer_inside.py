@@ -101,11 +101,14 @@ _NEVER = -1e10
 def llama2c_judge(path: Path, rows: int) -> Judge:
     """The vocabulary in a tokenizer.bin, which does not say how many tokens it has."""
     data, position, texts, scores = path.read_bytes(), 4, [], []
-    for _ in range(rows):
-        score, length = struct.unpack_from("<fI", data, position)
-        texts.append(data[position + 8 : position + 8 + length].decode().replace(" ", _SPACE))
-        scores.append(score)
-        position += 8 + length
+    try:
+        for _ in range(rows):
+            score, length = struct.unpack_from("<fI", data, position)
+            texts.append(data[position + 8 : position + 8 + length].decode().replace(" ", _SPACE))
+            scores.append(score)
+            position += 8 + length
+    except (struct.error, UnicodeDecodeError) as error:
+        raise unreadable(path, f"run.c, for {rows:,} rows,", error) from error
     # How export.py writes the names of the begin and end tokens.
     texts[1:3] = [text.strip("\n") for text in texts[1:3]]
     kinds = [_UNKNOWN, _CONTROL, _CONTROL] + [_BYTE] * 256
@@ -138,6 +141,7 @@ def _scored(path: Path, texts: Sequence[str], scores: Sequence[float], kinds: Se
         special=special,
         encode=lambda texts: [[begin, *ids(text)] for text in texts],
         decode=lambda numbers: _decoded(texts, kinds, numbers, prefix=prefix),
+        pieces=True,
     )
 
 

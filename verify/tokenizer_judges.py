@@ -5,6 +5,7 @@ tiktoken for Llama 3's ranks, sentencepiece for Llama 1 and 2, tokenizers for to
 
 from __future__ import annotations
 
+import re
 from base64 import b64decode
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,9 @@ PATTERN = (
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 
+_BYTE_PIECE = re.compile(rb"<0x[0-9A-F]{2}>")
+_SPACE = "\u2581".encode()
+
 
 class MissingLibrary(ConvertError):
     """The library that runs a tokenizer is not installed."""
@@ -33,6 +37,7 @@ class Judge:
     library: that runs it. tokens: what each id stands for: raw bytes where the tokenizer works on bytes,
     else its text in UTF-8. special: names and ids. encode: ids of each text, with the begin token in front.
     reads_names: whether encode takes a special token's name in a text for the token; the others take it for text.
+    pieces: whether tokens are SentencePiece's texts, with \u2581 for a space and <0x0A> for a byte.
     """
 
     library: str
@@ -42,6 +47,14 @@ class Judge:
     encode: Callable[[Sequence[str]], list[list[int]]]
     decode: Callable[[Sequence[int]], str]
     reads_names: bool = False
+    pieces: bool = False
+
+    def bytes_of(self, number: int) -> bytes:
+        """The bytes in a text for which the token stands; of a special token, its name."""
+        token = self.tokens[number]
+        if not self.pieces or number in self.special.values():
+            return token
+        return bytes([int(token[3:5], 16)]) if _BYTE_PIECE.fullmatch(token) else token.replace(_SPACE, b" ")
 
     def words(self) -> list[str]:
         """Every ordinary token that is text by itself, as it stands in text."""
@@ -118,6 +131,7 @@ def sentencepiece_judge(path: Path) -> Judge:
         },
         encode=lambda texts: [[begin, *ids] if begin >= 0 else ids for ids in processor.encode(list(texts))],
         decode=lambda ids: str(processor.decode(list(ids))),
+        pieces=True,
     )
 
 
@@ -141,6 +155,7 @@ def tokenizers_judge(path: Path) -> Judge:
         encode=lambda texts: [found.ids for found in _encoded(tokenizer, texts)],
         decode=lambda ids: tokenizer.decode(list(ids), skip_special_tokens=True),
         reads_names=True,
+        pieces=not byte_level,
     )
 
 

@@ -75,7 +75,7 @@ def open_gguf(form: Format, path: Path, assertions: Assertions) -> Checkpoint:
         versions=confirm(assertions.llama_version, fitting(evidence), evidence),
         parts=found,
         files=tuple(files),
-        tokenizer=TokenizerFile(TokenizerKind.GGUF, files[0].path, _conventions(values)) if MODEL in values else None,
+        tokenizer=TokenizerFile(TokenizerKind.GGUF, files[0].path, conventions(values)) if MODEL in values else None,
         dtype=dtype,
         rotary=form.rotary,
         widened=widened_norms(found, dtype),
@@ -115,7 +115,8 @@ def _divisors(files: Sequence[TensorFile]) -> NDArray[np.float32] | None:
         return read(Stored(found[0]), 0, found[0].shape[0], opened).reshape(-1).view(np.float32)
 
 
-def _conventions(values: Mapping[str, Any]) -> Conventions:
+def conventions(values: Mapping[str, Any]) -> Conventions:
+    """What a GGUF file's values say of the use of its tokens."""
     end = _id(values, END_ID)
     template = values.get("tokenizer.chat_template")
     return Conventions(

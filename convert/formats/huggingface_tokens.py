@@ -18,13 +18,16 @@ def find_tokenizer(folder: Path, config: Mapping[str, Any]) -> TokenizerFile | N
     """
     path = folder / "tokenizer.json"
     if path.is_file():
-        return TokenizerFile(TokenizerKind.HUGGING_FACE, path, _conventions(folder, config))
+        return TokenizerFile(TokenizerKind.HUGGING_FACE, path, read_conventions(folder, config))
     path = folder / "tokenizer.model"
-    return TokenizerFile(sniff(path), path, _conventions(folder, config)) if path.is_file() else None
+    return TokenizerFile(sniff(path), path, read_conventions(folder, config)) if path.is_file() else None
 
 
-def _conventions(folder: Path, config: Mapping[str, Any]) -> Conventions:
-    """generation_config.json is what decides where an answer ends; config.json stands in for it."""
+def read_conventions(folder: Path, config: Mapping[str, Any]) -> Conventions:
+    """What a folder's configs say of the use of its tokens.
+
+    generation_config.json is what decides where an answer ends; config.json stands in for it.
+    """
     generation = _object(folder / "generation_config.json")
     tokenizer = _object(folder / "tokenizer_config.json")
     ends = _ids(generation.get("eos_token_id")) or _ids(config.get("eos_token_id"))

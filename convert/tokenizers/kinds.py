@@ -13,6 +13,9 @@ from llama_convert.convert.tokenizers.wire import WireError, read_varint
 HEAD = 4096
 FIRST_LINE = re.compile(rb"[A-Za-z0-9+/=]+ \d+[ \t\r]*(\n|$)")
 TOP_LEVEL_TAGS = (0x0A, 0x12, 0x1A)  # pieces, trainer_spec, normalizer_spec: fields 1, 2, 3 with a length
+_GGUF, _JSON = re.compile(rb"GGUF"), re.compile(rb"\s*\{")
+# The length of the longest piece; the first piece's score and length; and the piece.
+_LLAMA2C = re.compile(rb".{4}.{4}\x05\0\0\0<unk>", re.DOTALL)
 KNOWN_AS = (
     (re.compile(rb"version https://git-lfs"), "a Git LFS pointer: the file itself was never downloaded"),
     (re.compile(rb"\s*<(!doctype|html|\?xml)", re.IGNORECASE), "a web page, probably a log-in or error page"),
@@ -53,6 +56,16 @@ def sniff(path: Path) -> TokenizerKind:
         advice="Llama 3 and later have lines of base64 and rank, Llama 1 and 2 a SentencePiece model; "
         "download tokenizer.model again.",
     )
+
+
+def recognise(path: Path) -> TokenizerKind:
+    """The kind of a file that may be of any, from its first 4 kB.
+
+    Raises CheckpointError where it is of none, UsageError where there is no such file.
+    """
+    head = read_bytes(path, HEAD)
+    known = ((_GGUF, TokenizerKind.GGUF), (_JSON, TokenizerKind.HUGGING_FACE), (_LLAMA2C, TokenizerKind.LLAMA2C))
+    return next((kind for pattern, kind in known if pattern.match(head)), None) or sniff(path)
 
 
 def _is_model_proto(head: bytes) -> bool:

@@ -1,0 +1,142 @@
+"""What `generate` and `chat` do alike: options to requests, a model loaded, figures in the end."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llama_convert.cli.output import Output, gigabytes
+from llama_convert.convert.errors import UsageError, counted
+
+if TYPE_CHECKING:
+    from llama_convert.verify import Answer, Llama, Sampling
+    from llama_convert.verify.opened import Opened
+
+# ru_maxrss is in kilobytes, but for Apple.
+_RSS_UNIT = 1 if sys.platform == "darwin" else 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Speaker:
+    """Which model to open, and how: the options of both commands."""
+
+    source: Path
+    device: str
+    dtype: str | None
+    encoding: str | None
+    tokenizer: Path | None
+    ends: Sequence[str]
+    compile: bool
+    llama_version: str | None
+
+    def open(self) -> Opened:
+        """All but the weights. Raises UsageError where types contradict each other."""
+        from llama_convert.convert.containers.slices import DType
+        from llama_convert.verify.opened import open_source
+
+        quantised = {dtype.label: dtype for dtype in (DType.Q4_0, DType.Q8_0)}
+        plain = {dtype.label: dtype.label for dtype in (DType.BFLOAT16, DType.FLOAT32)}
+        encoding = self.encoding
+        if encoding is not None and encoding not in quantised | plain:
+            raise UsageError(
+                f"--quantization-encoding {encoding}: there is no such",
+                advice=f"Choose {', '.join([*quantised, *plain])}.",
+            )
+        if encoding in plain and self.dtype not in (None, encoding):
+            raise UsageError(
+                f"--quantization-encoding {encoding} and --dtype {self.dtype}: which one?",
+                advice="Leave one of them out.",
+            )
+        return open_source(
+            self.source,
+            device=self.device,
+            dtype=self.dtype or plain.get(encoding or ""),
+            quantise=quantised.get(encoding or ""),
+            tokenizer=self.tokenizer,
+            ends=self.ends,
+            llama_version=self.llama_version,
+        )
+
+    def load(self, opened: Opened, output: Output) -> Llama:
+        """The weights as well, with a progress bar."""
+        from llama_convert.verify.llama import load_opened
+
+        total = sum(piece.nbytes for parts in opened.checkpoint.parts.values() for piece in parts.pieces)
+        start = time.perf_counter()
+        with output.progress(total, self.source.name) as update:
+            found = load_opened(opened, compile=self.compile, on_progress=update)
+        held = f"{str(found.model.dtype).removeprefix('torch.')} on {found.model.device}"
+        output.say(f"{self.source}: {held}, loaded in {time.perf_counter() - start:.1f} s")
+        return found
+
+
+def parse_sampling(
+    temperature: float | None,
+    top_k: int | None,
+    top_p: float | None,
+    min_p: float | None,
+    seed: int | None,
+    *,
+    greedy: bool,
+) -> Sampling:
+    """How tokens are drawn. UsageError for --greedy with what draws, and for values that no sampling has."""
+    from llama_convert.verify.sampling import GREEDY, Sampling, check_sampling
+
+    options = {"--temperature": temperature, "--top-k": top_k, "--top-p": top_p, "--min-p": min_p, "--seed": seed}
+    given = [name for name, value in options.items() if value is not None]
+    if greedy and given:
+        raise UsageError(f"--greedy and {', '.join(given)}: draw or not?", advice="Leave one of them out.")
+    if not given:
+        return GREEDY
+    found = Sampling(
+        temperature=1.0 if temperature is None else temperature, top_k=top_k, top_p=top_p, min_p=min_p, seed=seed
+    )
+    check_sampling(found)
+    return found
+
+
+def peak_memory(device: str) -> int:
+    """The most bytes that were in use: on a GPU there, else by this process, files it looked into included."""
+    if device == "cuda":
+        import torch
+
+        return int(torch.cuda.max_memory_allocated())
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _RSS_UNIT
+
+
+def figures(answers: Sequence[Answer], seconds: float, device: str) -> str:
+    """Speed and memory of these answers, in one line."""
+    tokens, memory = sum(len(answer.ids) for answer in answers), f"memory {gigabytes(peak_memory(device))}"
+    first = f"first token after {min((answer.first_token for answer in answers), default=0.0):.2f} s"
+    if len(answers) == 1:
+        (answer,) = answers
+        speed = f"{answer.tokens_per_second:.1f} tokens per second"
+        return f"{counted(tokens, 'token')}, {speed}, {first}, {memory}; ended by {_ENDED[answer.ended]}"
+    speed = f"{tokens / seconds:.1f} tokens per second together"
+    return f"{counted(len(answers), 'answer')}, {counted(tokens, 'token')}, {speed}, {first}, {memory}"
+
+
+_ENDED = {
+    "end token": "an end token",
+    "stop": "a stop text",
+    "length": "--max-new-tokens",
+    "context": "the model's context, which is full",
+}
+
+
+def answer_json(answer: Answer) -> dict[str, Any]:
+    """One answer as plain data."""
+    return {
+        "prompt_ids": list(answer.prompt),
+        "ids": list(answer.ids),
+        "text": answer.text,
+        "ended": answer.ended,
+        "first_token_seconds": answer.first_token,
+        "seconds": answer.seconds,
+        "tokens_per_second": answer.tokens_per_second,
+    }

@@ -1,0 +1,100 @@
+"""How much memory a model takes before it is loaded, and how much there is."""
+
+from __future__ import annotations
+
+import os
+from math import prod
+from pathlib import Path
+
+import torch
+
+from llama_convert.convert.architecture import Role, Weight
+from llama_convert.convert.checkpoint import Checkpoint
+from llama_convert.convert.containers.slices import FLOATS, DType, TensorSlice
+from llama_convert.convert.errors import SpaceError
+from llama_convert.convert.quantisation import ENCODERS
+from llama_convert.verify.forward import stored_head
+from llama_convert.verify.matrices import GROUP
+from llama_convert.verify.model import Holding
+from llama_convert.verify.reading import Piece, torch_type
+
+# Rows that torch's kernel for four bits takes at a time.
+_KERNEL_ROWS = 16
+_MEMINFO = Path("/proc/meminfo")
+# Bytes of a value in a held matrix: codes of four bits, once or twice, and for each group two numbers of two bytes.
+_HELD = {DType.Q4_0: 0.5 + 4 / GROUP, DType.Q8_0: 2 * (0.5 + 4 / GROUP)}
+
+
+def weights_bytes(checkpoint: Checkpoint, holding: Holding) -> int:
+    """Memory that `load_model` takes for the weights; views of mapped files, which can be had back, take none."""
+    tokens = Weight(Role.TOKENS)
+    # On a CPU the rows of an embedding that is no head are read from the file when they are needed.
+    skipped = {tokens} if holding.device == "cpu" and stored_head(checkpoint) != tokens else set()
+    found = (
+        _piece_bytes(piece, holding)
+        for weight, parts in checkpoint.parts.items()
+        if weight not in skipped
+        for piece in (parts.pieces if parts.axis is not None else parts.pieces[:1])
+    )
+    return int(sum(found))
+
+
+def _piece_bytes(piece: Piece, holding: Holding) -> float:
+    """What `load_model` makes of it: codes, a view of the file, or values."""
+    kind = _codes(piece, holding)
+    if kind is not None:
+        return prod(piece.shape) * _HELD[kind]
+    return 0 if _is_viewed(piece, holding) else prod(piece.shape) * holding.dtype.itemsize
+
+
+def _codes(piece: Piece, holding: Holding) -> DType | None:
+    own = piece.dtype if isinstance(piece, TensorSlice) and piece.strides is None else None
+    wanted = holding.quantise or (own if own in ENCODERS else None)
+    able = holding.device == "cpu" and holding.dtype is torch.bfloat16
+    fits = len(piece.shape) > 1 and piece.shape[0] % _KERNEL_ROWS == 0 and piece.shape[1] % GROUP == 0
+    return wanted if able and fits else None
+
+
+def _is_viewed(piece: Piece, holding: Holding) -> bool:
+    if not isinstance(piece, TensorSlice) or piece.strides is not None or piece.dtype not in FLOATS:
+        return False
+    placed = holding.device == "cpu" and len(piece.shape) > 1 and piece.offset % piece.dtype.nbytes == 0
+    return placed and torch_type(piece.dtype) is holding.dtype
+
+
+def cache_bytes(checkpoint: Checkpoint, holding: Holding, sequences: int, positions: int) -> int:
+    """Memory of keys and values of so many sequences, each with room for so many tokens."""
+    config = checkpoint.config
+    heads = config.kv_heads * checkpoint.kv_copies
+    return 2 * config.layers * sequences * positions * heads * config.head_dim * holding.dtype.itemsize
+
+
+def check_memory(checkpoint: Checkpoint, holding: Holding, sequences: int = 1, positions: int = 0) -> None:
+    """SpaceError where weights and cache do not fit into what is free where they are to be."""
+    weights, cache = weights_bytes(checkpoint, holding), cache_bytes(checkpoint, holding, sequences, positions)
+    free = available(holding.device)
+    if free is not None and weights + cache > free:
+        raise SpaceError(
+            f"{checkpoint.path}: {_gigabytes(weights + cache)} of memory are needed on {holding.device} "
+            f"(weights {_gigabytes(weights)}, keys and values {_gigabytes(cache)}), {_gigabytes(free)} are free",
+            advice="Take --dtype bfloat16 or --quantization-encoding q4_0, fewer new tokens or sequences at a time, "
+            "or a machine with more memory.",
+        )
+
+
+def available(device: str) -> int | None:
+    """Bytes that can be had on the device; None where nobody says."""
+    if device == "cuda":
+        return int(torch.cuda.mem_get_info()[0])
+    if _MEMINFO.exists():
+        lines = dict(line.split(":", 1) for line in _MEMINFO.read_text().splitlines() if ":" in line)
+        if "MemAvailable" in lines:
+            return int(lines["MemAvailable"].split()[0]) * 1024
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError):  # a system without these names
+        return None
+
+
+def _gigabytes(nbytes: float) -> str:
+    return f"{nbytes / 1e9:.2f} GB"
