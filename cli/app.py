@@ -7,6 +7,7 @@ from typing import Annotated
 
 from typer import Exit, Option, Typer, echo
 
+from llama_convert.cli.chatting import chat
 from llama_convert.cli.converting import convert
 from llama_convert.cli.demo import demo
 from llama_convert.cli.differing import diff
@@ -28,6 +29,7 @@ app.command()(verify)
 app.command()(diff)
 app.command()(inspect)
 app.command()(generate)
+app.command()(chat)
 app.command()(pad)
 app.command()(resize)
 app.command()(demo)

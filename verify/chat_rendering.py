@@ -11,7 +11,7 @@ from llama_convert.convert.errors import ConvertError
 from llama_convert.verify.tokenizer_judges import MissingLibrary
 
 if TYPE_CHECKING:
-    from jinja2 import Environment, Template
+    from jinja2 import Environment
     from jinja2.nodes import Node
     from jinja2.parser import Parser
 
@@ -24,42 +24,40 @@ class _Declined(Exception):
     """A template's own exception."""
 
 
+def _told(reason: str) -> str:
+    return f"(declined: {reason})"
+
+
 class TemplateRefused(ConvertError):
     """A template that cannot be run, or that does what it may not."""
 
 
-def renderer(template: str, begin: str, end: str) -> Render:
+def renderer(template: str, begin: str, end: str, declined: Callable[[str], str] = _told) -> Render:
     """The template as a function of a conversation.
 
-    begin, end: texts of the tokens that templates call bos_token and eos_token.
+    begin, end: texts of the tokens that templates call bos_token and eos_token. declined: what a conversation is
+    rendered to that the template declines by `raise_exception`, given its reason.
     Raises TemplateRefused, as does the function: no template, an error while it runs, or reaching for what is
     none of its business. MissingLibrary: jinja2 is not installed.
     """
     compiled = _guarded(lambda: _environment().from_string(template))
 
     def render(conversation: Conversation) -> str:
-        text: str = _guarded(
-            lambda: _spoken(
-                compiled,
-                messages=[dict(message) for message in conversation.messages],
-                bos_token=begin,
-                eos_token=end,
-                add_generation_prompt=conversation.prompt,
-                tools=None,
-                documents=None,
-            )
-        )
+        values = {
+            "messages": [dict(message) for message in conversation.messages],
+            "bos_token": begin,
+            "eos_token": end,
+            "add_generation_prompt": conversation.prompt,
+            "tools": None,
+            "documents": None,
+        }
+        try:
+            text: str = _guarded(lambda: compiled.render(**values))
+        except _Declined as error:
+            return declined(str(error))
         return text
 
     return render
-
-
-def _spoken(template: Template, **values: Any) -> str:
-    """What the template says; of a conversation that it declines by `raise_exception`, that it does."""
-    try:
-        return template.render(**values)
-    except _Declined as error:
-        return f"(declined: {error})"
 
 
 def _guarded(run: Callable[[], Any]) -> Any:

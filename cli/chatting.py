@@ -1,0 +1,210 @@
+"""`chat`: several turns with a chat model."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Any
+
+from typer import Option
+
+from llama_convert.cli import options
+from llama_convert.cli.output import Output
+from llama_convert.cli.speaking import Speaker, answer_json, figures, parse_sampling
+from llama_convert.cli.verifying import take_large_pages
+from llama_convert.convert.errors import UsageError
+
+if TYPE_CHECKING:
+    from llama_convert.verify import Answer, Llama, Sampling
+    from llama_convert.verify.chat_formats import Message
+    from llama_convert.verify.chat_speaking import Dialect
+    from llama_convert.verify.opened import Opened
+
+_PROMPT = "> "
+
+
+class _Stopped(KeyboardInterrupt):
+    """Ctrl-C while the model speaks: it is to be silent, nothing more."""
+
+
+@dataclass(slots=True, kw_only=True)
+class _Chat:
+    """A conversation on its way."""
+
+    llama: Llama
+    dialect: Dialect
+    sampling: Sampling
+    max_new_tokens: int
+    stops: list[str]
+    output: Output
+    messages: list[Message]
+    answers: list[Answer] = field(default_factory=list)
+
+    def say(self, text: str) -> None:
+        """What the model answers to this, printed while it is written."""
+        asked: list[Message] = [*self.messages, {"role": "user", "content": text}]
+        ids = self.dialect.ids(asked)
+        _check_length(len(ids), self.llama.model.config.context)
+        heard: list[str] = []
+        try:
+            with _stoppable():
+                self.answers += self.llama.generate(
+                    [ids],
+                    max_new_tokens=self.max_new_tokens,
+                    sampling=self.sampling,
+                    stops=self.stops,
+                    hear=lambda _, piece: self._hear(piece, heard),
+                )
+            note = _NOTES.get(self.answers[-1].ended, "")
+        except _Stopped:
+            note = "stopped"
+        self.output.piece("\n")
+        if note:
+            self.output.say(f"({note})")
+        self.messages = [*asked, {"role": "assistant", "content": "".join(heard)}]
+
+    def _hear(self, piece: str, heard: list[str]) -> None:
+        heard.append(piece)
+        self.output.piece(piece)
+
+
+_NOTES = {"length": "--max-new-tokens are written", "context": "the model's context is full"}
+
+
+def chat(
+    source: options.Source,
+    system: Annotated[
+        str | None, Option("--system", metavar="TEXT", help="What the model is told first.", show_default=False)
+    ] = None,
+    template: Annotated[
+        str | None,
+        Option(
+            "--template",
+            metavar="NAME",
+            help="Format to chat in, where the files do not say: llama-3, llama-2 (Code Llama too), code-llama-70b.",
+            show_default=False,
+        ),
+    ] = None,
+    max_new_tokens: options.MaxNewTokens = 1024,
+    temperature: options.Temperature = None,
+    top_k: options.TopK = None,
+    top_p: options.TopP = None,
+    min_p: options.MinP = None,
+    seed: options.Seed = None,
+    greedy: options.Greedy = False,
+    stop: options.Stop = None,
+    eos: options.Eos = None,
+    device: options.Device = "auto",
+    dtype: options.ComputeType = None,
+    compile_model: options.Compile = False,
+    tokenizer_path: options.TokenizerPath = None,
+    quantization_encoding: options.Encoding = None,
+    llama_version: options.LlamaVersion = None,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Chat with a model, one line a turn. Ctrl-C ends an answer, at the prompt the chat; so does the end of input."""
+    take_large_pages()
+    output = Output(json=json, quiet=quiet)
+    sampling = parse_sampling(temperature, top_k, top_p, min_p, seed, greedy=greedy)
+    speaker = Speaker(
+        source=source,
+        device=device,
+        dtype=dtype,
+        encoding=quantization_encoding,
+        tokenizer=tokenizer_path,
+        ends=eos or [],
+        compile=compile_model,
+        llama_version=llama_version,
+    )
+    opened, dialect = _open(speaker, template, system, max_new_tokens)
+    talk = _Chat(
+        llama=speaker.load(opened, output),
+        dialect=dialect,
+        sampling=sampling,
+        max_new_tokens=max_new_tokens,
+        stops=stop or [],
+        output=output,
+        messages=[{"role": "system", "content": system}] if system is not None else [],
+    )
+    output.say(f"chatting in {dialect.name}")
+    start = time.perf_counter()
+    for line in _lines(output):
+        talk.say(line)
+    if talk.answers:
+        output.say(figures(talk.answers, time.perf_counter() - start, talk.llama.model.device))
+    output.data(_json(speaker, talk))
+
+
+def _open(speaker: Speaker, template: str | None, system: str | None, length: int) -> tuple[Opened, Dialect]:
+    """All but the weights, and everything seen to fit: the format, the system message, the memory."""
+    from llama_convert.verify.chat_speaking import find_dialect
+    from llama_convert.verify.memory import check_memory
+
+    opened = speaker.open()
+    dialect = find_dialect(opened, template)
+    context = opened.checkpoint.config.context
+    first: list[Message] = [{"role": "system", "content": system}] if system is not None else []
+    told = len(dialect.ids([*first, {"role": "user", "content": "Hi"}]))
+    _check_length(told, context)
+    check_memory(opened.checkpoint, opened.holding, positions=min(told + length, context))
+    if dialect.end is not None and not speaker.ends:
+        opened = replace(opened, ends=opened.ends | {dialect.end})
+    return opened, dialect
+
+
+def _check_length(tokens: int, context: int) -> None:
+    if tokens >= context:
+        raise UsageError(
+            f"The conversation has {tokens:,} tokens, and the model's context of {context:,} has no room for an answer",
+            advice="Begin a new chat.",
+        )
+
+
+def _lines(output: Output) -> Iterator[str]:
+    """What the user says, line by line, until the end of input; lines with nothing on them say nothing."""
+    if sys.stdin.isatty():
+        import readline  # noqa: F401 (input then knows the arrow keys, and what was said before)
+
+        typed = iter(lambda: input(_PROMPT), None)
+        try:
+            yield from (line for line in typed if line.strip())
+        except EOFError:
+            output.say("")
+        return
+    for content in sys.stdin.buffer:
+        try:
+            line = content.decode().rstrip("\r\n")
+        except UnicodeDecodeError as error:
+            raise UsageError("standard input: no text in UTF-8", advice="Give a text.") from error
+        if line.strip():
+            yield line
+
+
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """Within, Ctrl-C raises _Stopped; a kill is still an interruption of the whole."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise _Stopped
+
+    before = signal.signal(signal.SIGINT, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _json(speaker: Speaker, talk: _Chat) -> dict[str, Any]:
+    return {
+        "ok": True,
+        "source": str(speaker.source),
+        "format": talk.dialect.name,
+        "messages": talk.messages,
+        "answers": [answer_json(answer) for answer in talk.answers],
+    }
