@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constr
 help:
 	@sed -n 's/^## //p' Makefile
 
-## make demo            convert the embedded model, prove the result, let both sides tell a story
+## make demo            convert the embedded model, prove the result, let it speak from every format
 demo: $(VENV)/installed
 	$(BIN)/llama-convert demo
 

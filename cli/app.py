@@ -14,6 +14,7 @@ from llama_convert.cli.differing import diff
 from llama_convert.cli.generating import generate
 from llama_convert.cli.inspecting import inspect
 from llama_convert.cli.script import script
+from llama_convert.cli.tokens import vocab
 from llama_convert.cli.verifying import verify
 from llama_convert.cli.vocabulary import pad, resize
 
@@ -30,6 +31,7 @@ app.command()(diff)
 app.command()(inspect)
 app.command()(generate)
 app.command()(chat)
+app.command()(vocab)
 app.command()(pad)
 app.command()(resize)
 app.command()(demo)

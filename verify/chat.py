@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from llama_convert.convert.checkpoint import Checkpoint, Conventions
-from llama_convert.verify.chat_formats import FORMATS, ChatFormat, Conversation, conversations, documented
+from llama_convert.verify.chat_formats import FORMATS, NAMES, ChatFormat, Conversation, conversations, documented
 from llama_convert.verify.chat_rendering import TemplateRefused, first_difference, renderer
 from llama_convert.verify.tokenizer_judges import Judge, MissingLibrary
-
-# What looks like a special token of a Llama; no conversation has any in what is said.
-_NAMES = re.compile(r"<\|\w+\|>|</?s>|<step>")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,16 +79,12 @@ def _rendered(checkpoint: Checkpoint, judge: Judge, findings: list[str]) -> _Sid
     if uses is None or uses.chat_template is None:
         return None
     try:
-        render = renderer(uses.chat_template, _text(judge, uses.begin), _text(judge, uses.end))
+        render = renderer(uses.chat_template, judge.name_of(uses.begin), judge.name_of(uses.end))
         texts = {conversation.name: render(conversation) for conversation in conversations()}
     except TemplateRefused as error:
         findings.append(f"{checkpoint.path}: its chat template was refused: {error.summary}")
         return None
     return _Side(checkpoint=checkpoint, judge=judge, uses=uses, texts=texts)
-
-
-def _text(judge: Judge, number: int | None) -> str:
-    return "" if number is None else judge.tokens.get(number, b"").decode(errors="replace")
 
 
 def _judged(side: _Side) -> tuple[list[str], list[str]]:
@@ -126,7 +118,7 @@ def _departure(side: _Side, wanted: ChatFormat, conversation: Conversation) -> t
 
 def _token_problems(side: _Side) -> Iterator[str]:
     """Each special token that a text names is one, and becomes its one id."""
-    names = dict.fromkeys(name for text in side.texts.values() for name in _NAMES.findall(text))
+    names = dict.fromkeys(name for text in side.texts.values() for name in NAMES.findall(text))
     unknown = [name for name in names if name not in side.judge.special]
     yield from (f"{side.path}: the chat template uses {name}, which is no special token" for name in unknown)
     if not side.judge.reads_names:

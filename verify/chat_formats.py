@@ -18,6 +18,8 @@ _BEGIN, _END = "<s>", "</s>"
 _BEGIN_3, _END_OF_TURN = "<|begin_of_text|>", "<|eot_id|>"
 _STEP = "<step>"
 _CODE_LLAMA_70B = (8192, 80)
+# What looks like a special token of a Llama; no conversation has any in what is said.
+NAMES = re.compile(r"<\|\w+\|>|</?s>|<step>")
 # The lines that the templates of 3.1, 3.2 and 3.3 on the Hub begin with.
 _DATES = re.compile(
     r"<\|begin_of_text\|><\|start_header_id\|>system<\|end_header_id\|>\n\n"

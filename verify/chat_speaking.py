@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
 from llama_convert.convert.errors import UsageError
-from llama_convert.verify.chat_formats import FORMATS, ChatFormat, Conversation, Message, documented
+from llama_convert.verify.chat_formats import FORMATS, NAMES, ChatFormat, Conversation, Message, documented
 from llama_convert.verify.chat_rendering import Render, renderer
 from llama_convert.verify.opened import Opened
 from llama_convert.verify.speech import encode_marked, marking
 from llama_convert.verify.tokenizer_judges import Judge
 
-# What looks like a special token of a Llama.
-_NAMES = re.compile(r"<\|\w+\|>|</?s>|<step>")
 TEMPLATES = {form.name.lower().replace(" ", "-"): form for form in FORMATS}
 _GREETING = Conversation(name="greeting", messages=({"role": "user", "content": "Hi"},), prompt=True)
 
@@ -71,13 +68,9 @@ def _own(opened: Opened) -> Dialect | None:
             advice="Leave --system out, or say another format with --template.",
         )
 
-    begin, end = (_text(opened.tokenizer, number) for number in (uses.begin, uses.end))
+    begin, end = (opened.tokenizer.name_of(number) for number in (uses.begin, uses.end))
     render = renderer(uses.chat_template, begin, end, declined)
     return Dialect(name="its own template", judge=opened.tokenizer, render=render, end=None)
-
-
-def _text(judge: Judge, number: int | None) -> str:
-    return "" if number is None else judge.tokens.get(number, b"").decode(errors="replace")
 
 
 def _shown(opened: Opened) -> ChatFormat | None:
@@ -92,7 +85,7 @@ def _shown(opened: Opened) -> ChatFormat | None:
 
 def _documented(opened: Opened, form: ChatFormat) -> Dialect:
     marks = marking(opened.tokenizer)
-    missing = [name for name in dict.fromkeys([*_NAMES.findall(form.text(_GREETING)), form.end]) if name not in marks]
+    missing = [name for name in dict.fromkeys([*NAMES.findall(form.text(_GREETING)), form.end]) if name not in marks]
     if missing:
         raise UsageError(
             f"{opened.tokenizer.path}: {form.name}'s format needs tokens that it has not: {', '.join(missing)}",

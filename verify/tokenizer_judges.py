@@ -56,6 +56,10 @@ class Judge:
             return token
         return bytes([int(token[3:5], 16)]) if _BYTE_PIECE.fullmatch(token) else token.replace(_SPACE, b" ")
 
+    def name_of(self, number: int | None) -> str:
+        """What the token of this id is called; "" for none."""
+        return "" if number is None else self.tokens.get(number, b"").decode(errors="replace")
+
     def words(self) -> list[str]:
         """Every ordinary token that is text by itself, as it stands in text."""
         special = set(self.special.values())
