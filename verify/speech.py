@@ -91,20 +91,26 @@ class Transcript:
     stops: Sequence[str] = ()
     text: str = ""
     stopped: bool = False
-    # Ids with a text: the prompt's and the new ones. Decoded are those from _start on; their text is known up to
-    # _taken, and none of it is unfinished up to the id _whole.
+    # New ids whose text is not all certain, and how much of that text is taken. _opening: what is decoded in front
+    # of them: the first word of a text loses its space.
     _ids: list[int] = field(default_factory=list)
-    _textual: Collection[int] = ()
-    _start: int = 0
-    _whole: int = 0
     _taken: int = 0
+    _opening: list[int] = field(default_factory=list)
+    _textual: Collection[int] = ()
     _pending: str = ""
 
     def __post_init__(self) -> None:
         self._textual = self.judge.tokens.keys() - set(self.judge.special.values())
-        self._ids = [token for token in self.before if token in self._textual]
-        self._whole = len(self._ids)
-        self._taken = len(self.judge.decode(self._ids))
+        if any(token in self._textual for token in self.before):
+            self._open()
+
+    def _open(self) -> None:
+        """A letter in front from now on."""
+        letter = next(
+            (number for number, token in self.judge.tokens.items() if token.isalpha() and len(token) == 1), None
+        )
+        self._opening = [] if letter is None else [letter]
+        self._ids, self._taken = [], len(self._opening)
 
     def add(self, token: int) -> str:
         """What the token makes certain, "" where that is nothing yet."""
@@ -123,14 +129,12 @@ class Transcript:
 
     def _fresh(self, held: int) -> str:
         """The text behind what is taken, up to `held` characters that may be half of one."""
-        text = self.judge.decode(self._ids[self._start :])
+        text = self.judge.decode([*self._opening, *self._ids])
         unfinished = min(len(text) - len(text.rstrip(_UNFINISHED)), held)
         fresh = text[self._taken : len(text) - unfinished]
         self._taken += len(fresh)
         if not unfinished:
-            # From one whole character to the next: enough for the decoder to know where a word begins.
-            self._start, self._whole = self._whole, len(self._ids)
-            self._taken = len(self.judge.decode(self._ids[self._start :]))
+            self._open()
         return fresh
 
     def _certain(self) -> int:

@@ -89,7 +89,9 @@ def test_transformers_puts_them_in_this_order():
     """What `processed` takes for granted."""
     from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
-    model = LlamaForCausalLM(LlamaConfig(vocab_size=8, hidden_size=8, intermediate_size=8, num_hidden_layers=1))
+    model = LlamaForCausalLM(
+        LlamaConfig(vocab_size=8, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2)
+    )
     config = GenerationConfig(do_sample=True, temperature=2.0, top_k=3, top_p=0.5, min_p=0.1)
     found = model._get_logits_processor(generation_config=config, input_ids_seq_length=1)
     wanted = ["TemperatureLogitsWarper", "TopKLogitsWarper", "TopPLogitsWarper", "MinPLogitsWarper"]
