@@ -103,12 +103,12 @@ def _holding(checkpoint: Checkpoint, device: str, dtype: str | None, quantise: D
             f"{quantise.label} is multiplied in bfloat16 on a CPU, not in {dtype or 'bfloat16'} on {device}",
             advice="Leave the type to compute in away and add --device cpu, or do not quantise.",
         )
-    coded = device == "cpu" and (quantise is not None or _is_coded(checkpoint))
-    own = DType.BFLOAT16 if coded else checkpoint.dtype
-    return Holding(dtype=torch_type(known[dtype] if dtype else own), device=device, quantise=quantise)
+    chosen = known[dtype] if dtype else DType.BFLOAT16 if quantise else computed_type(checkpoint, device)
+    return Holding(dtype=torch_type(chosen), device=device, quantise=quantise)
 
 
-def _is_coded(checkpoint: Checkpoint) -> bool:
-    """Whether its matrices are stored in a type that is multiplied as it is."""
+def computed_type(checkpoint: Checkpoint, device: str) -> DType:
+    """What to compute in where nothing is said: the model's type, or that in which codes are multiplied as they are."""
     piece = checkpoint.parts[Weight(Role.QUERY, 0)].pieces[0]
-    return isinstance(piece, TensorSlice) and piece.dtype in ENCODERS
+    coded = isinstance(piece, TensorSlice) and piece.dtype in ENCODERS
+    return DType.BFLOAT16 if coded and device == "cpu" else checkpoint.dtype

@@ -1,0 +1,133 @@
+"""Contract: matrices held in codes give the logits of their values, and the memory is known before it is taken."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+
+import pytest
+import torch
+from gguf import GGMLQuantizationType as Type
+
+from llama_convert.convert import SpaceError, UsageError
+from llama_convert.convert.containers.slices import DType
+from llama_convert.convert.formats import open_checkpoint
+from llama_convert.verify import load, memory
+from llama_convert.verify.decoding import all_logits, new_cache
+from llama_convert.verify.forward import logits
+from llama_convert.verify.matrices import Dense
+from llama_convert.verify.memory import available, cache_bytes, check_memory, weights_bytes
+from llama_convert.verify.model import Holding, load_model
+from llama_convert.verify.opened import computed_type
+from tests.checkpoints import CASES
+from tests.verify.quantised_files import write_quantised
+
+TOKENS = list(range(3, 67))
+BFLOAT16, FLOAT32 = Holding(dtype=torch.bfloat16), Holding(dtype=torch.float32)
+
+
+def of_model(model):
+    with torch.inference_mode():
+        return all_logits(model, torch.tensor([TOKENS]))[0]
+
+
+def distance(found, wanted):
+    """Mean square, relative to the spread of the logits."""
+    return float((found - wanted).square().mean().sqrt() / wanted.std())
+
+
+def swapped(name, data):
+    """Two blocks of a row exchanged, in one matrix."""
+    if name == "blk.0.ffn_down.weight":
+        size = 18 if data.shape[1] % 34 else 34
+        data[:, :size], data[:, size : 2 * size] = data[:, size : 2 * size].copy(), data[:, :size].copy()
+
+
+@pytest.mark.parametrize("kind", [Type.Q4_0, Type.Q8_0], ids=lambda kind: kind.name)
+def test_codes_are_multiplied_as_well_as_their_values(kind, tmp_path):
+    """The reference unpacks them to float32; values held in bfloat16 show what that type's rounding is."""
+    checkpoint = open_checkpoint(write_quantised(tmp_path / "right.gguf", kind), "3")
+    wanted = logits(checkpoint, TOKENS)
+    held = load_model(checkpoint, BFLOAT16)
+    assert type(held.layers[0].query).__name__ == "Blocks"
+    values = load_model(checkpoint, FLOAT32)
+    noise = distance(of_model(in_bfloat16(values)), wanted)
+    assert distance(of_model(values), wanted) < 1e-5 < noise
+    assert distance(of_model(held), wanted) < 1.5 * noise
+    wrong = open_checkpoint(write_quantised(tmp_path / "wrong.gguf", kind, spoil=swapped), "3")
+    assert distance(of_model(load_model(wrong, BFLOAT16)), wanted) > 5 * noise
+
+
+def in_bfloat16(model):
+    """The same model with its values rounded to bfloat16, none of them in codes."""
+
+    def rounded(held):
+        return held.bfloat16() if isinstance(held, torch.Tensor) else Dense(held.weight.bfloat16())
+
+    layers = tuple(
+        replace(layer, **{field.name: rounded(getattr(layer, field.name)) for field in fields(layer)})
+        for layer in model.layers
+    )
+    return replace(
+        model,
+        dtype=torch.bfloat16,
+        layers=layers,
+        tokens=replace(model.tokens, dtype=torch.bfloat16),
+        final_norm=rounded(model.final_norm),
+        head=rounded(model.head),
+    )
+
+
+def held_bytes(model):
+    """Memory of all tensors of a model."""
+    norms = [model.final_norm, *(norm for layer in model.layers for norm in (layer.attention_norm, layer.ffn_norm))]
+    return model.nbytes + sum(norm.nbytes for norm in norms)
+
+
+@pytest.mark.parametrize("kind", [Type.F32, Type.Q4_0, Type.Q8_0], ids=lambda kind: kind.name)
+@pytest.mark.parametrize("quantise", [None, DType.Q4_0, DType.Q8_0], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_the_memory_of_weights_is_known_before(kind, quantise, dtype, stored):
+    checkpoint, holding = stored(kind), Holding(dtype=dtype, quantise=quantise)
+    assert weights_bytes(checkpoint, holding) == held_bytes(load_model(checkpoint, holding))
+
+
+def test_what_is_mapped_takes_none(stored):
+    checkpoint = stored(Type.F32)
+    found = weights_bytes(checkpoint, FLOAT32)
+    assert found == (2 * checkpoint.config.layers + 1) * checkpoint.config.hidden_size * 4
+    assert found < held_bytes(load_model(checkpoint, FLOAT32)) / 100
+
+
+def test_the_memory_of_a_cache_is_known_before(tmp_path):
+    case = next(case for case in CASES if case.name == "3.1-16shards-kv-twice")
+    checkpoint = open_checkpoint(case.write(tmp_path / "meta"))
+    cache = new_cache(load_model(checkpoint, BFLOAT16), [3, 5, 4], 70)
+    assert cache_bytes(checkpoint, BFLOAT16, 3, 70) == cache.nbytes
+
+
+def test_too_little_memory_is_said(stored, monkeypatch):
+    checkpoint = stored(Type.F32)
+    needed = weights_bytes(checkpoint, BFLOAT16) + cache_bytes(checkpoint, BFLOAT16, 2, 100)
+    monkeypatch.setattr(memory, "available", lambda device: needed)
+    check_memory(checkpoint, BFLOAT16, 2, 100)
+    with pytest.raises(SpaceError, match="keys and values"):
+        check_memory(checkpoint, BFLOAT16, 2, 101)
+    monkeypatch.setattr(memory, "available", lambda device: None)
+    check_memory(checkpoint, BFLOAT16, 10**9, 10**9)
+
+
+def test_this_machine_has_some():
+    assert 10**8 < available("cpu") < 10**14
+
+
+def test_codes_are_for_bfloat16_on_a_cpu(make_pair):
+    meta, _ = make_pair(next(case for case in CASES if case.name == "3"))
+    for options in ({"dtype": "float32"}, {"dtype": "float16"}):
+        with pytest.raises(UsageError, match="multiplied in bfloat16"):
+            load(meta, quantise=DType.Q4_0, **options)
+    assert load(meta, quantise=DType.Q8_0).model.dtype is torch.bfloat16
+
+
+def test_codes_are_computed_with_in_bfloat16_where_nothing_else_is_said(stored):
+    assert computed_type(stored(Type.Q4_0), "cpu") is DType.BFLOAT16
+    assert computed_type(stored(Type.F32), "cpu") is DType.FLOAT32
