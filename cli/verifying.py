@@ -91,9 +91,20 @@ def verify(
             a, b, levels, llama_version=llama_version, assume=assumed, device=device, precision=compute
         )
     report = show_verification(a, b, events, output)
+    if b is not None and level is None:
+        _record(a, b, report, output)
     output.data(report.as_json())
     if not report.ok:
         raise Exit(DIFFERENT)
+
+
+def _record(a: Path, b: Path, report: Report, output: Output) -> None:
+    """A verdict on all levels goes into the certificate of a folder that was made of A, as convert --verify has it."""
+    from llama_convert.verify import made_of, record_verdict
+
+    if made_of(b, a) and os.access(b, os.W_OK):
+        record_verdict(b, report)
+        output.say(f"The verdict is kept in {b / 'conversion.json'}.")
 
 
 def take_large_pages() -> None:
