@@ -4,8 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-# A format's library, by the Hub's names for libraries. The others are state dicts of PyTorch.
-LIBRARIES = {"hf": "transformers", "mlx": "mlx", "gguf": "gguf", "litgpt": "litgpt"}
+# The library that reads a format, by the Hub's name where it has one: else a config.json would pass for transformers'.
+# Formats that are not here are state dicts of PyTorch.
+LIBRARIES = {
+    "hf": "transformers",
+    "mlx": "mlx",
+    "gguf": "gguf",
+    "litgpt": "litgpt",
+    "torchtune": "torchtune",
+    "llama2c": "llama2.c",
+}
 
 
 def how_to_load(form: str, repository: str, files: Sequence[str]) -> str:

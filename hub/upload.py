@@ -81,7 +81,7 @@ def push(
     from huggingface_hub import HfApi
     from huggingface_hub.utils import disable_progress_bars, logging  # type: ignore[attr-defined]  # documented
 
-    logging.set_verbosity(logging.ERROR)  # the client's advice is for programs: what to pass to its functions
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # the client's advice is for programs: what to pass to its functions
     if quiet:
         disable_progress_bars()
     api = HfApi()
@@ -127,7 +127,7 @@ def _staged(folder: Path, extra: Mapping[str, str]) -> Iterator[Path]:
 
 @contextmanager
 def _broken_off(repository: str) -> Iterator[None]:
-    """What a failed transfer raises: a bare RuntimeError, of the client's or of Xet's, whose text may hold addresses."""
+    """What a failed transfer raises: a bare RuntimeError, the client's or Xet's, whose text may hold addresses."""
     try:
         yield
     except RuntimeError as error:

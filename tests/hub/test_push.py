@@ -220,18 +220,22 @@ def test_no_access(run: Run, herd: FakeHub, folder: Path, repository: str, token
     assert not token or token not in done.out + done.err
 
 
-def test_over_xet_in_a_process_of_its_own(herd: FakeHub, folder: Path, tmp_path: Path) -> None:
-    """The client's other way to upload, and the environment by which a user chooses a Hub."""
+def test_over_xet(run: Run, herd: FakeHub, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The client's other way to upload: in a process of its own, which knows the Hub by its environment; then again."""
     pytest.importorskip("hf_xet")
     herd.xet = True
-    known = {"PATH": os.environ["PATH"], "HF_HOME": str(tmp_path / "home"), "HF_TOKEN": TOKEN, **herd.environment}
-    command = [Path(sys.executable).with_name("llama-convert"), "push", folder, NAME, "--create-pr", "--json"]
     herd.add(NAME, {".gitattributes": b""})
-    for changed in (True, False):
-        done = subprocess.run(command, env=known, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
-        told = json.loads(done.stdout)
-        assert (told["changed"], told["pull_request"]) == (changed, f"{herd.url}/{NAME}/discussions/1")
-    found = herd.repositories[NAME].at("refs/pr/1")
-    assert set(contents(folder)) < set(found.files)
+    known = {"PATH": os.environ["PATH"], "HF_HOME": str(tmp_path / "home"), "HF_TOKEN": TOKEN, **herd.environment}
+    command = ["push", folder, NAME, "--create-pr", "--json"]
+    program = Path(sys.executable).with_name("llama-convert")
+    done = subprocess.run([program, *command], env=known, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr.decode()
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", False)
+    again = run(*command, token=TOKEN)
+    pull_request = f"{herd.url}/{NAME}/discussions/1"
+    for out, changed in ((done.stdout, True), (again.out, False)):
+        told = json.loads(out)
+        assert (told["changed"], told["pull_request"]) == (changed, pull_request)
+    assert set(contents(folder)) < set(herd.repositories[NAME].at("refs/pr/1").files)
     assert sent(herd) == 0, "nothing went past Xet"
+    assert any("xet-write-token" in request.path for request in herd.requests)
