@@ -120,10 +120,12 @@ def _conversion(values: Mapping[str, Any]) -> str:
 def _verdict(values: Mapping[str, Any], repository: str) -> str:
     verified = values["verified"]
     same = "the same model" + (" but for its vocabulary" if "rows" in values.get("vocabulary", {}) else "")
+    whole = all(level["verdict"] == "passed" for level in verified["levels"])
+    found = f"found to be {same}" if whole else "no difference was found; not everything was checked"
     rows = [(level["name"], level["verdict"], level["figures"]) for level in verified["levels"]]
     name = repository.rsplit("/", maxsplit=1)[-1]
     return (
-        f"On {verified['date']} the result was held against its source and found to be {same}:\n\n"
+        f"On {verified['date']} the result was held against its source: {found}.\n\n"
         f"{_table(('level', 'verdict', 'figures'), rows)}\n\n"
         "Your copy is whole where this says so; it needs neither the source nor a network:\n\n"
         f"```\nhf download {repository} --local-dir {name}\nllama-convert verify {name} --certificate\n```"

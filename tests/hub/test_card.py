@@ -86,6 +86,16 @@ def test_from_the_hub() -> None:
     assert "base_model" not in metadata(model_card(certificate(), NAME, [])), "nobody knows it"
 
 
+def test_the_verdict_says_no_more_than_was_found() -> None:
+    values = certificate()
+    values["verified"]["levels"][0]["verdict"] = "not checked"
+    card = model_card(values, NAME, [])
+    assert "not everything was checked" in card
+    assert "the same model" not in card
+    resized = model_card(certificate() | {"vocabulary": {"pad": 0, "rows": 9}}, NAME, [])
+    assert "found to be the same model but for its vocabulary." in resized
+
+
 @pytest.mark.parametrize("version", VERSIONS)
 def test_licences(version: str) -> None:
     assert set(LICENCES) == set(VERSIONS)
@@ -106,7 +116,7 @@ def test_every_format(form: str, tmp_path: Path, meta_checkpoint: Callable[[Case
     files = visible_files(folder)
     card = model_card(written(folder), NAME, files)
     assert metadata(card)["license"] == f"llama{case}"
-    assert "the result was held against its source and found to be the same model:" in card
+    assert "the result was held against its source: found to be the same model." in card
     how = card.split("## How to load it")[1]
     named = set(re.findall(r"[\w.-]+\.(?:pth|gguf|json|bin)\b", how))
     assert named <= {Path(name).name for name in files}
