@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llama_convert.hub.errors import HubError
+from llama_convert.hub.errors import HubError, explained
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -39,7 +39,7 @@ def check_token(repository: str) -> str:
     from huggingface_hub import HfApi
     from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # documented
 
-    with _explained(repository):
+    with explained(repository):
         validate_repo_id(repository)
         return str(HfApi().whoami()["name"])
 
@@ -53,7 +53,7 @@ def open_repository(repository: str, *, private: bool = False) -> str:
     from huggingface_hub import HfApi
 
     api = HfApi()
-    with _explained(repository):
+    with explained(repository):
         name = api.create_repo(repository, repo_type="model", exist_ok=True, private=private or None).repo_id
         seen = private and not api.model_info(name).private
     if seen:
@@ -85,7 +85,7 @@ def push(
     if quiet:
         disable_progress_bars()
     api = HfApi()
-    with _explained(repository), _staged(folder, extra or {}) as staged:
+    with explained(repository), _staged(folder, extra or {}) as staged:
         number = _open_pull_request(api, repository, title) if create_pr else None
         revision = "main" if number is None else f"refs/pr/{number}"
         before = api.model_info(repository, revision=revision).sha
@@ -141,36 +141,3 @@ def _open_pull_request(api: HfApi, repository: str, title: str) -> int | None:
     author = api.whoami()["name"]
     found = api.get_repo_discussions(repository, author=author, discussion_type="pull_request")
     return max((pull.num for pull in found if pull.title == title and pull.status in _OPEN), default=None)
-
-
-@contextmanager
-def _explained(repository: str) -> Iterator[None]:
-    """What the client raises, as one HubError that says what to do."""
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OfflineModeIsEnabled
-    from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # whichever HTTP client this version uses
-
-    try:
-        yield
-    except LocalTokenNotFoundError as error:
-        raise HubError(f"{repository}: there is no token", advice="Run: hf auth login") from error
-    except HFValidationError as error:
-        raise HubError(f"{repository}: not the name of a repository", advice="Give it as organisation/name.") from error
-    except HfHubHTTPError as error:
-        raise _refused(repository, error.response.status_code) from error
-    except OfflineModeIsEnabled as error:
-        raise HubError(f"{repository}: offline mode is on", advice="Unset HF_HUB_OFFLINE and run it again.") from error
-    except httpx.TransportError as error:
-        raise HubError(
-            f"{repository}: no connection to {HfApi().endpoint}: {error}", advice="Check the network."
-        ) from error
-
-
-def _refused(repository: str, status: int) -> HubError:
-    if status == 401:
-        return HubError(f"{repository}: the token is missing or not accepted", advice="Run: hf auth login")
-    if status == 403:
-        return HubError(
-            f"{repository}: the token may not write there", advice="Make a token with write permission for it."
-        )
-    return HubError(f"{repository}: the Hub answered {status}", advice="Try again later.")

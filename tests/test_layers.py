@@ -15,7 +15,7 @@ OURS = "llama_convert."
 ALLOWED = {
     "cli": ("cli", "convert", "hub", "verify"),
     "verify": ("verify", "convert"),
-    "hub": ("hub", "convert.containers"),
+    "hub": ("hub", "convert.containers", "convert.digests", "convert.errors", "convert.json_files"),
     "convert": ("convert",),
     "convert.containers": ("convert.containers", "convert.errors"),
 }

@@ -207,8 +207,8 @@ def test_what_is_not_pushed(
     ("repository", "token", "words"),
     [
         (NAME, None, "herd/llama: there is no token"),
-        (NAME, "hf_unknown", "herd/llama: the token is missing or not accepted"),
-        (NAME, "hf_other", "herd/llama: the token may not write there"),
+        (NAME, "hf_unknown", "herd/llama: the token (HF_TOKEN) is not accepted"),
+        (NAME, "hf_other", "herd/llama: the token has no permission for this"),
         ("a/b/c", TOKEN, "a/b/c: not the name of a repository"),
     ],
 )

@@ -48,9 +48,9 @@ def test_the_folder_is_uploaded_as_it_lies(push: Callable[..., Result], hub: Fak
 @pytest.mark.parametrize(
     ("repository", "token", "words"),
     [
-        ("herd/llama", None, "herd/llama: the token is missing or not accepted"),
-        ("herd/llama", "hf_unknown", "herd/llama: the token is missing or not accepted"),
-        ("herd/llama", "hf_other", "herd/llama: the token may not write there"),
+        ("herd/llama", None, "herd/llama: there is no token"),
+        ("herd/llama", "hf_unknown", "herd/llama: the token (HF_TOKEN) is not accepted"),
+        ("herd/llama", "hf_other", "herd/llama: the token has no permission for this"),
         ("a/b/c", "hf_writer", "a/b/c: not the name of a repository"),
     ],
     ids=["no token", "401", "403", "name"],
