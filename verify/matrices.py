@@ -151,15 +151,15 @@ def _joined(parts: Sequence[FourBits]) -> FourBits:
     return FourBits(torch.cat([part.packed for part in parts]), torch.cat([part.scales for part in parts], dim=1))
 
 
-def _of_four(blocks: NDArray[np.void]) -> tuple[FourBits, ...]:
+def _of_four(units: NDArray[np.void]) -> tuple[FourBits, ...]:
     """The first half of a block's elements lies in the low bits, the second in the high ones."""
-    quants = torch.from_numpy(blocks["quants"])
-    return (_four_bits(torch.cat([quants & 15, quants >> 4], dim=-1), blocks["scale"]),)
+    quants = torch.from_numpy(units["quants"])
+    return (_four_bits(torch.cat([quants & 15, quants >> 4], dim=-1), units["scale"]),)
 
 
-def _of_eight(blocks: NDArray[np.void]) -> tuple[FourBits, ...]:
-    quants = torch.from_numpy(blocks["quants"])
-    scales = blocks["scale"].astype(np.float32)
+def _of_eight(units: NDArray[np.void]) -> tuple[FourBits, ...]:
+    quants = torch.from_numpy(units["quants"])
+    scales = units["scale"].astype(np.float32)
     return _four_bits((quants >> 4) + 8, scales * 16), _four_bits(quants & 15, scales, shift=8)
 
 
