@@ -182,7 +182,7 @@ def no_certificate(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "status", "words"),
     [
-        (never_verified, 2, "was not verified when it was written"),
+        (never_verified, 2, "was never verified"),
         (found_wrong, 1, "NOT THE SAME MODEL AS"),
         (one_byte, 1, "NOT AS IT WAS WRITTEN, nothing is pushed"),
         (a_file_less, 1, "config.json is missing"),
