@@ -12,6 +12,7 @@ from llama_convert.cli.demo import demo
 from llama_convert.cli.differing import diff
 from llama_convert.cli.inspecting import inspect
 from llama_convert.cli.script import script
+from llama_convert.cli.shelf import du, list_models, remove
 from llama_convert.cli.verifying import verify
 from llama_convert.cli.vocabulary import pad, resize
 
@@ -28,6 +29,9 @@ app.command()(diff)
 app.command()(inspect)
 app.command()(pad)
 app.command()(resize)
+app.command("list")(list_models)
+app.command()(du)
+app.command()(remove)
 app.command()(demo)
 app.command(hidden=True)(script)
 
