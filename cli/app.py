@@ -10,6 +10,7 @@ from typer import Exit, Option, Typer, echo
 from llama_convert.cli.converting import convert
 from llama_convert.cli.demo import demo
 from llama_convert.cli.differing import diff
+from llama_convert.cli.doctor import doctor
 from llama_convert.cli.inspecting import inspect
 from llama_convert.cli.script import script
 from llama_convert.cli.shelf import du, list_models, remove
@@ -32,6 +33,7 @@ app.command()(resize)
 app.command("list")(list_models)
 app.command()(du)
 app.command()(remove)
+app.command()(doctor)
 app.command()(demo)
 app.command(hidden=True)(script)
 

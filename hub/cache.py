@@ -95,7 +95,7 @@ def _scan() -> HFCacheInfo | None:
     from huggingface_hub.errors import CacheNotFound
 
     try:
-        return scan_cache_dir()
+        return scan_cache_dir(cache_folder())
     except CacheNotFound:
         return None
 
