@@ -15,6 +15,8 @@ from llama_convert.convert.inspection import inspect_checkpoint
 
 _DEEPEST = 2  # folders between a repository's root and its weights: original/mp16/
 _GGUF = "gguf"
+# Files that a program may take for weights of the model.
+WEIGHTS = (".safetensors", ".pth", ".pt", ".bin", ".gguf")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +43,8 @@ def look_into(folder: Path) -> tuple[Contents, ...]:
     cause.
     """
     with unnoticed(list(files_below(folder))):
-        return tuple(_opened(place, folder) for place in _places(folder, _DEEPEST))
+        found = {place: _opened(place, folder) for place in _places(folder, _DEEPEST)}
+        return tuple(contents for place, contents in found.items() if not contents.problem or _has_weights(place))
 
 
 def _places(folder: Path, depth: int) -> Iterator[Path]:
@@ -52,6 +55,11 @@ def _places(folder: Path, depth: int) -> Iterator[Path]:
     for inner in sorted(folder.iterdir()) if depth else ():
         if inner.is_dir() and not inner.is_symlink() and not inner.name.startswith("."):
             yield from _places(inner, depth - 1)
+
+
+def _has_weights(place: Path) -> bool:
+    """Sizes and a tokenizer alone, as our own output has them in `original/`, are no broken checkpoint."""
+    return place.is_file() or any(path.suffix in WEIGHTS for path in place.iterdir())
 
 
 def _opened(place: Path, folder: Path) -> Contents:
