@@ -232,7 +232,10 @@ def test_a_folder_of_such_a_name_that_is_not_ours(run: Run) -> None:
 def test_a_folder_that_is_being_written(run: Run, made: Path) -> None:
     with lock_file(made).open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        check_refusal(run("remove", "made", "--yes"), 2)
+        for options in ((), ("--yes",)):  # told before it asks
+            result = run("remove", "made", *options)
+            check_refusal(result, 2)
+            assert "a run is writing it now" in result.err
     assert len(files_of(made)) > 5
     lock_file(made).unlink()
 
