@@ -62,7 +62,7 @@ def test_all_is_well(hub: FakeHub, ask: Ask) -> None:
             TOKEN,
             Account(name="ann", may_read={NAME}, gated_permission=False),
             NAME,
-            "fine-grained without the permission",
+            "the token has no permission for this",
         ),
         (TOKEN, None, NAME, "the token (HF_TOKEN) is not accepted"),
         (TOKEN, Account(name="ann"), "herd/gone", "not found"),
