@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from llama_convert.verify.generate import Step, write
+from llama_convert.verify.generate import write
 from llama_convert.verify.model import Model
 from llama_convert.verify.sampling import Sampling
 from llama_convert.verify.speech import Transcript
@@ -41,7 +41,7 @@ class Answering:
     model: Model
     judge: Judge
     ends: frozenset[int]
-    advance: Step
+    compiled: bool
     prompts: list[list[int]]
     first: int
     length: int
@@ -60,7 +60,7 @@ class Answering:
             self.length,
             lambda number, _: bool(self._written[number].ended),
             first=self.first,
-            advance=self.advance,
+            compiled=self.compiled,
         )
         for tokens in rounds:
             now = time.perf_counter() - start

@@ -12,12 +12,11 @@ from llama_convert.convert.claims import NAME as FILE
 from llama_convert.convert.digests import CRC32, SHA256, Extent, Span, all_of, gaps
 from llama_convert.convert.errors import CheckpointError, UsageError, counted
 from llama_convert.convert.json_files import read_object
+from llama_convert.convert.places import WEIGHTS
 from llama_convert.verify.report import LevelResult, Report, judged
 from llama_convert.verify.statements import Kind, Statement, broken
 
 NAME = "certificate"
-# Files that a program may take for weights of the model, wherever they come from.
-WEIGHTS = (".safetensors", ".pth", ".pt", ".bin", ".gguf")
 _CONVERT_AGAIN = "Convert again: the new folder can be checked."
 
 
@@ -102,6 +101,14 @@ def record_verdict(folder: Path, report: Report) -> None:
             "levels": [{name: level[name] for name in kept} for level in levels],
         },
     )
+
+
+def made_of(folder: Path, source: Path) -> bool:
+    """Whether the folder has a certificate, and that names the source's folder as what it was made of."""
+    if not (folder / FILE).is_file():
+        return False
+    named = read_object(folder / FILE).get("source")
+    return isinstance(named, Mapping) and named.get("folder") == source.resolve().name
 
 
 def read_certificate(folder: Path) -> Certificate:

@@ -5,16 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
-from torch import Tensor
 
 from llama_convert.convert.architecture import LlamaConfig
 from llama_convert.convert.errors import UsageError, counted
-from llama_convert.verify.decoding import Cache, new_cache, step
+from llama_convert.verify.decoding import new_cache, stepper
 from llama_convert.verify.model import Model
 from llama_convert.verify.sampling import Sampling, draw, generators
 
-# What `step` is, or a compiled form of it.
-Step = Callable[[Model, Tensor, Cache, int], Tensor]
 # Whether a sequence is over with its newest token: its number among the prompts, its new tokens.
 Over = Callable[[int, Sequence[int]], bool]
 
@@ -27,20 +24,20 @@ def write(
     over: Over,
     *,
     first: int = 0,
-    advance: Step = step,
+    compiled: bool = False,
 ) -> Iterator[tuple[int | None, ...]]:
     """The next token of every prompt, again and again; None for those that are over.
 
     Ends when all are over, after max_new_tokens, or where the model's context is full. A token on which a sequence
-    ends is given too. first: the number of the first prompt among those drawn with the same seed. advance: how one
-    step is computed.
+    ends is given too. first: the number of the first prompt among those drawn with the same seed. compiled: as
+    `stepper` has it.
     Raises UsageError: prompts that are empty, longer than the context, or with ids that are no tokens.
     """
     check_prompts(model.config, prompts)
     capacity = min(max(map(len, prompts)) + max_new_tokens, model.config.context)
     written: list[list[int]] = [[] for _ in prompts]
     running = [True] * len(prompts)
-    for found in _drawn(model, prompts, sampling, capacity, first, advance):
+    for found in _drawn(model, prompts, sampling, capacity, first, compiled=compiled):
         yield tuple(token if alive else None for token, alive in zip(found, running, strict=True))
         for number, token in enumerate(found):
             if running[number]:
@@ -51,7 +48,13 @@ def write(
 
 
 def _drawn(
-    model: Model, prompts: Sequence[Sequence[int]], sampling: Sampling, capacity: int, first: int, advance: Step
+    model: Model,
+    prompts: Sequence[Sequence[int]],
+    sampling: Sampling,
+    capacity: int,
+    first: int,
+    *,
+    compiled: bool,
 ) -> Iterator[list[int]]:
     """One token for every prompt after the other, until the cache is full."""
     longest = max(map(len, prompts))
@@ -59,11 +62,12 @@ def _drawn(
     sources = generators(sampling, first, len(prompts))
     with torch.inference_mode():
         cache = new_cache(model, [len(prompt) for prompt in prompts], capacity)
+        step = stepper(model, cache, compiled=compiled)
         tokens = torch.tensor(padded, device=model.device)
-    for start in (0, *range(longest, capacity - 1)):
+    for _ in range(capacity - longest):
         # Not around the yield: whoever is given the token would compute in this mode too.
         with torch.inference_mode():
-            drawn = draw(advance(model, tokens, cache, start), sampling, sources)
+            drawn = draw(step(tokens), sampling, sources)
             tokens = drawn[:, None]
         yield drawn.tolist()
 

@@ -13,8 +13,8 @@ from llama_convert.convert.checkpoint import Checkpoint
 from llama_convert.convert.containers.slices import DType
 from llama_convert.convert.errors import UsageError
 from llama_convert.verify.answers import Answer, Answering
-from llama_convert.verify.decoding import all_logits, step
-from llama_convert.verify.generate import Step, check_prompts
+from llama_convert.verify.decoding import all_logits
+from llama_convert.verify.generate import check_prompts
 from llama_convert.verify.memory import check_memory
 from llama_convert.verify.model import Model, load_model
 from llama_convert.verify.opened import Opened, open_source
@@ -27,13 +27,13 @@ Hear = Callable[[int, str], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Llama:
-    """A model and its tokenizer. ends: the ids at which it has no more to say. advance: how one step is computed."""
+    """A model and its tokenizer. ends: the ids at which it has no more to say. compiled: as `stepper` has it."""
 
     checkpoint: Checkpoint
     model: Model
     tokenizer: Judge
     ends: frozenset[int]
-    advance: Step = step
+    compiled: bool = False
 
     def generate(
         self,
@@ -96,7 +96,7 @@ class Llama:
             model=self.model,
             judge=self.tokenizer,
             ends=self.ends,
-            advance=self.advance,
+            compiled=self.compiled,
             prompts=prompts,
             first=first,
             length=length,
@@ -138,7 +138,7 @@ def load_opened(
 ) -> Llama:
     """The model in memory.
 
-    compile: have torch compile a step; the first tokens then take a minute. on_progress: given the bytes of each
+    compile: have torch compile a step, which takes a minute at the first tokens. on_progress: given the bytes of each
     weight as it is loaded.
     Raises SpaceError where the memory does not suffice.
     """
@@ -148,7 +148,7 @@ def load_opened(
         model=load_model(opened.checkpoint, opened.holding, on_progress),
         tokenizer=opened.tokenizer,
         ends=opened.ends,
-        advance=torch.compile(step) if compile else step,
+        compiled=compile,
     )
 
 
