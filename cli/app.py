@@ -11,13 +11,13 @@ from llama_convert.cli.chatting import chat
 from llama_convert.cli.converting import convert
 from llama_convert.cli.demo import demo
 from llama_convert.cli.differing import diff
-from llama_convert.cli.generating import generate
 from llama_convert.cli.doctor import doctor
+from llama_convert.cli.generating import generate
 from llama_convert.cli.inspecting import inspect
 from llama_convert.cli.pushing import push
 from llama_convert.cli.script import script
-from llama_convert.cli.tokens import vocab
 from llama_convert.cli.shelf import du, list_models, remove
+from llama_convert.cli.tokens import vocab
 from llama_convert.cli.verifying import verify
 from llama_convert.cli.vocabulary import pad, resize
 

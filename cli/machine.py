@@ -10,14 +10,13 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from llama_convert.cli.output import gigabytes
+from llama_convert.convert.memory import memory_bytes
 from llama_convert.hub.cache import cache_folder
 from llama_convert.hub.doctor import Check
 
 _PACKAGES = ("llama-convert", "numpy", "torch", "tokenizers", "huggingface_hub", "hf_xet", "transformers")
 _GB = 10**9
 _DISK, _MEMORY = 20 * _GB, 2 * _GB  # bytes: an 8B model in bfloat16 has 16.1 GB; proving it takes 1.2 GB
-_MEMINFO = Path("/proc/meminfo")
-_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")  # of a container
 
 
 def machine_checks() -> Iterator[Check]:
@@ -76,7 +75,7 @@ def _cache() -> Check:
 
 
 def _memory() -> Check:
-    total, available = _memory_bytes()
+    total, available = memory_bytes()
     if available is None:
         return Check(name="memory", status="ok", found=gigabytes(total))
     found = f"{gigabytes(available)} of {gigabytes(total)} free"
@@ -84,21 +83,3 @@ def _memory() -> Check:
         advice = "Close other programs: to convert takes 0.2 GB, to prove the result 1 to 2 GB."
         return Check(name="memory", status="warning", found=found, advice=advice)
     return Check(name="memory", status="ok", found=found)
-
-
-def _memory_bytes() -> tuple[int, int | None]:
-    """All of it and what programs may still take; None where the system does not tell. A container's limit counts."""
-    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    if not _MEMINFO.exists():
-        return total, None
-    lines = dict(line.split(":", 1) for line in _MEMINFO.read_text(encoding="ascii").splitlines())
-    available = int(lines["MemAvailable"].split()[0]) * 1024
-    limit = min([total, *(int(text) for text in map(_text, _LIMITS) if text.isdecimal())])
-    return limit, min(available, limit)
-
-
-def _text(path: str) -> str:
-    try:
-        return Path(path).read_text(encoding="ascii").strip()
-    except OSError:
-        return ""

@@ -15,7 +15,7 @@ from llama_convert.convert.errors import UsageError
 from llama_convert.verify.answers import Answer, Answering
 from llama_convert.verify.decoding import all_logits
 from llama_convert.verify.generate import check_prompts
-from llama_convert.verify.memory import check_memory
+from llama_convert.verify.memory import check_memory, told
 from llama_convert.verify.model import Model, load_model
 from llama_convert.verify.opened import Opened, open_source
 from llama_convert.verify.sampling import GREEDY, Sampling, check_sampling
@@ -58,8 +58,9 @@ class Llama:
         answers: list[Answer] = []
         for start in range(0, len(encoded), batch_size):
             batch = self._answering(encoded[start : start + batch_size], start, max_new_tokens, sampling, stops)
-            for number, piece in batch.pieces():
-                hear(start + number, piece)
+            with told():
+                for number, piece in batch.pieces():
+                    hear(start + number, piece)
             answers += batch.answers()
         return answers
 
@@ -143,9 +144,11 @@ def load_opened(
     Raises SpaceError where the memory does not suffice.
     """
     check_memory(opened.checkpoint, opened.holding)
+    with told():
+        model = load_model(opened.checkpoint, opened.holding, on_progress)
     return Llama(
         checkpoint=opened.checkpoint,
-        model=load_model(opened.checkpoint, opened.holding, on_progress),
+        model=model,
         tokenizer=opened.tokenizer,
         ends=opened.ends,
         compiled=compile,

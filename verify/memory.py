@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from math import prod
-from pathlib import Path
 
 import torch
 
@@ -12,15 +12,19 @@ from llama_convert.convert.architecture import Role, Weight
 from llama_convert.convert.checkpoint import Checkpoint
 from llama_convert.convert.containers.slices import FLOATS, DType, TensorSlice
 from llama_convert.convert.errors import SpaceError
+from llama_convert.convert.memory import memory_bytes
 from llama_convert.convert.quantisation import ENCODERS
 from llama_convert.verify.forward import stored_head
 from llama_convert.verify.matrices import GROUP
 from llama_convert.verify.model import Holding
 from llama_convert.verify.reading import Piece, torch_type
 
-# Rows that torch's kernel for four bits takes at a time.
-_KERNEL_ROWS = 16
-_MEMINFO = Path("/proc/meminfo")
+_ADVICE = (
+    "Take --dtype bfloat16 or --quantization-encoding q4_0, fewer new tokens or sequences at a time, or a machine with "
+    "more memory."
+)
+# The number of rows must be a multiple of this for torch's kernel for four bits, as `load_model` has it.
+_EVEN_ROWS = 16
 # Bytes of a value in a held matrix: codes of four bits, once or twice, and for each group two numbers of two bytes.
 _HELD = {DType.Q4_0: 0.5 + 4 / GROUP, DType.Q8_0: 2 * (0.5 + 4 / GROUP)}
 
@@ -51,7 +55,7 @@ def _codes(piece: Piece, holding: Holding) -> DType | None:
     own = piece.dtype if isinstance(piece, TensorSlice) and piece.strides is None else None
     wanted = holding.quantise or (own if own in ENCODERS else None)
     able = holding.device == "cpu" and holding.dtype is torch.bfloat16
-    fits = len(piece.shape) > 1 and piece.shape[0] % _KERNEL_ROWS == 0 and piece.shape[1] % GROUP == 0
+    fits = len(piece.shape) > 1 and piece.shape[0] % _EVEN_ROWS == 0 and piece.shape[1] % GROUP == 0
     return wanted if able and fits else None
 
 
@@ -73,27 +77,29 @@ def check_memory(checkpoint: Checkpoint, holding: Holding, sequences: int = 1, p
     """SpaceError where weights and cache do not fit into what is free where they are to be."""
     weights, cache = weights_bytes(checkpoint, holding), cache_bytes(checkpoint, holding, sequences, positions)
     free = available(holding.device)
-    if free is not None and weights + cache > free:
+    if weights + cache > free:
         raise SpaceError(
             f"{checkpoint.path}: {_gigabytes(weights + cache)} of memory are needed on {holding.device} "
             f"(weights {_gigabytes(weights)}, keys and values {_gigabytes(cache)}), {_gigabytes(free)} are free",
-            advice="Take --dtype bfloat16 or --quantization-encoding q4_0, fewer new tokens or sequences at a time, "
-            "or a machine with more memory.",
+            advice=_ADVICE,
         )
 
 
-def available(device: str) -> int | None:
-    """Bytes that can be had on the device; None where nobody says."""
+@contextmanager
+def told() -> Iterator[None]:
+    """Within, a GPU whose memory does not suffice after all raises SpaceError."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise SpaceError("The GPU's memory does not suffice", advice=_ADVICE) from error
+
+
+def available(device: str) -> int:
+    """Bytes that can be had on the device; all there are where the system does not tell."""
     if device == "cuda":
         return int(torch.cuda.mem_get_info()[0])
-    if _MEMINFO.exists():
-        lines = dict(line.split(":", 1) for line in _MEMINFO.read_text().splitlines() if ":" in line)
-        if "MemAvailable" in lines:
-            return int(lines["MemAvailable"].split()[0]) * 1024
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (ValueError, OSError):  # a system without these names
-        return None
+    total, free = memory_bytes()
+    return total if free is None else free
 
 
 def _gigabytes(nbytes: float) -> str:

@@ -15,6 +15,7 @@ _ENDS = ("</s>", "<|end_of_text|>", "<|eot_id|>", "<|eom_id|>", "<step>")
 # Code Llama 70B's, a piece like any other for SentencePiece.
 _STEP = "<step>"
 _UNFINISHED = "\ufffd"  # what half a character is decoded to
+_LETTER = b"a"  # a token of every Llama's
 # A character has up to four bytes: so many decoded bytes at the end may yet become one.
 _LONGEST_START = 3
 
@@ -96,21 +97,20 @@ class Transcript:
     _ids: list[int] = field(default_factory=list)
     _taken: int = 0
     _opening: list[int] = field(default_factory=list)
+    _letter: list[int] = field(default_factory=list)
     _textual: Collection[int] = ()
     _pending: str = ""
 
     def __post_init__(self) -> None:
-        self._textual = self.judge.tokens.keys() - set(self.judge.special.values())
+        tokens = self.judge.tokens
+        self._textual = tokens.keys() - set(self.judge.special.values())
+        self._letter = [number for number, token in tokens.items() if token == _LETTER][:1]
         if any(token in self._textual for token in self.before):
             self._open()
 
     def _open(self) -> None:
-        """A letter in front from now on."""
-        letter = next(
-            (number for number, token in self.judge.tokens.items() if token.isalpha() and len(token) == 1), None
-        )
-        self._opening = [] if letter is None else [letter]
-        self._ids, self._taken = [], len(self._opening)
+        """Nothing is undecided: from now on words are decoded behind a letter."""
+        self._opening, self._ids, self._taken = self._letter, [], len(self._letter)
 
     def add(self, token: int) -> str:
         """What the token makes certain, "" where that is nothing yet."""

@@ -59,6 +59,19 @@ def test_it_is_recognised_and_proven(folder: Path, written: Callable[[str], Path
 
 
 @every
+def test_it_writes_what_the_source_writes(folder: Path, written: Callable[[str], Path], run: Run) -> None:
+    """Each run as it stands, with its own tokenizer; of a random model every wrong weight is seen at once.
+
+    Tokens, not text: of bytes that are no UTF-8 each library makes something else.
+    """
+    wish = ("--prompt", "la ba de", "--max-new-tokens", 24, "--eos", 0, "--json")
+    (wanted,) = run("generate", written("meta"), *wish).json["answers"]
+    (found,) = run("generate", folder, *wish).json["answers"]
+    assert (found["prompt_ids"], found["ids"]) == (wanted["prompt_ids"], wanted["ids"])
+    assert len(set(found["ids"])) > 5
+
+
+@every
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.5, 0.999])
 def test_a_truncated_file_is_refused(folder: Path, refuses: Refuses, share: float) -> None:
     path = weights(folder)

@@ -11,7 +11,7 @@ from gguf import GGMLQuantizationType as Type
 from llama_convert.convert import SpaceError, UsageError
 from llama_convert.convert.containers.slices import DType
 from llama_convert.convert.formats import open_checkpoint
-from llama_convert.verify import load, memory
+from llama_convert.verify import llama, load, memory
 from llama_convert.verify.decoding import all_logits, new_cache
 from llama_convert.verify.forward import logits
 from llama_convert.verify.matrices import Dense
@@ -77,25 +77,19 @@ def in_bfloat16(model):
     )
 
 
-def held_bytes(model):
-    """Memory of all tensors of a model."""
-    norms = [model.final_norm, *(norm for layer in model.layers for norm in (layer.attention_norm, layer.ffn_norm))]
-    return model.nbytes + sum(norm.nbytes for norm in norms)
-
-
 @pytest.mark.parametrize("kind", [Type.F32, Type.Q4_0, Type.Q8_0], ids=lambda kind: kind.name)
 @pytest.mark.parametrize("quantise", [None, DType.Q4_0, DType.Q8_0], ids=str)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 def test_the_memory_of_weights_is_known_before(kind, quantise, dtype, stored):
     checkpoint, holding = stored(kind), Holding(dtype=dtype, quantise=quantise)
-    assert weights_bytes(checkpoint, holding) == held_bytes(load_model(checkpoint, holding))
+    assert weights_bytes(checkpoint, holding) == load_model(checkpoint, holding).nbytes
 
 
 def test_what_is_mapped_takes_none(stored):
     checkpoint = stored(Type.F32)
     found = weights_bytes(checkpoint, FLOAT32)
     assert found == (2 * checkpoint.config.layers + 1) * checkpoint.config.hidden_size * 4
-    assert found < held_bytes(load_model(checkpoint, FLOAT32)) / 100
+    assert found < load_model(checkpoint, FLOAT32).nbytes / 100
 
 
 def test_the_memory_of_a_cache_is_known_before(tmp_path):
@@ -112,8 +106,16 @@ def test_too_little_memory_is_said(stored, monkeypatch):
     check_memory(checkpoint, BFLOAT16, 2, 100)
     with pytest.raises(SpaceError, match="keys and values"):
         check_memory(checkpoint, BFLOAT16, 2, 101)
-    monkeypatch.setattr(memory, "available", lambda device: None)
-    check_memory(checkpoint, BFLOAT16, 10**9, 10**9)
+
+
+def test_a_gpu_that_is_full_is_said(make_pair, monkeypatch):
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    meta, _ = make_pair(next(case for case in CASES if case.name == "3"))
+    monkeypatch.setattr(llama, "load_model", full)
+    with pytest.raises(SpaceError, match="GPU"):
+        load(meta)
 
 
 def test_this_machine_has_some():
