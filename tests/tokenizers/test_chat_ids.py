@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import functools
+import json
 
 import pytest
 import sentencepiece
+from tokenizers import Tokenizer
 
 from llama_convert.convert.tokenizers.chat import chat_template
 from llama_convert.convert.tokenizers.sentencepiece import read_sentencepiece
 from llama_convert.convert.tokenizers.special_tokens import special_tokens
+from llama_convert.convert.tokenizers.tokenizer_json import write_tokenizer_json
+from llama_convert.verify.chat_formats import Conversation
 from llama_convert.verify.chat_rendering import renderer
 from llama_convert.verify.chat_speaking import TEMPLATES, Dialect
+from llama_convert.verify.speech import encode_marked
 from llama_convert.verify.tokenizer_judges import sentencepiece_judge, tiktoken_judge, tokenizers_judge
 from tests.tokenizers.test_chat import ASSISTANT, DIALOGUES, SYSTEM, USER, meta_code_llama_70b, meta_llama_2
 
@@ -84,6 +89,18 @@ def test_a_folder_of_llama_2_is_as_in_transformers(tmp_path, write_folder, symbo
     judge = tokenizers_judge(folder / "tokenizer.json")
     dialect = Dialect(name="own", judge=judge, render=renderer(template, "<s>", "</s>"), end=None)
     assert dialect.ids(messages) == in_transformers(folder, messages)
+
+
+def test_a_tokenizer_that_puts_a_space_at_the_beginning_alone(tmp_path, plain_model):
+    """Part by part, as Meta's code does, there would be one behind every special token."""
+    (tmp_path / "tokenizer.bytes").write_bytes(plain_model)
+    path = tmp_path / "tokenizer.json"
+    write_tokenizer_json(path, read_sentencepiece(tmp_path / "tokenizer.bytes"), ())
+    metaspace = {"type": "Metaspace", "replacement": "\u2581", "prepend_scheme": "first", "split": False}
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"normalizer": None, "pre_tokenizer": metaspace}))
+    text = TEMPLATES["llama-2"].text(Conversation(name="", messages=tuple(DIALOGUES[3]), prompt=True))
+    wanted = Tokenizer.from_file(str(path)).encode(text, add_special_tokens=False).ids
+    assert encode_marked(tokenizers_judge(path), text) == wanted
 
 
 @pytest.mark.parametrize("messages", DIALOGUES)

@@ -8,7 +8,8 @@ import pytest
 import torch
 from gguf import GGMLQuantizationType as Type
 
-from llama_convert.convert import SpaceError, UsageError
+from llama_convert.cli.demo import EMBEDDED
+from llama_convert.convert import Request, SpaceError, UsageError, convert_checkpoint, plan_conversion
 from llama_convert.convert.containers.slices import DType
 from llama_convert.convert.formats import open_checkpoint
 from llama_convert.verify import llama, load, memory
@@ -17,7 +18,6 @@ from llama_convert.verify.forward import logits
 from llama_convert.verify.matrices import Dense
 from llama_convert.verify.memory import available, cache_bytes, check_memory, weights_bytes
 from llama_convert.verify.model import Holding, load_model
-from llama_convert.verify.opened import computed_type
 from tests.checkpoints import CASES
 from tests.verify.quantised_files import write_quantised
 
@@ -130,6 +130,11 @@ def test_codes_are_for_bfloat16_on_a_cpu(make_pair):
     assert load(meta, quantise=DType.Q8_0).model.dtype is torch.bfloat16
 
 
-def test_codes_are_computed_with_in_bfloat16_where_nothing_else_is_said(stored):
-    assert computed_type(stored(Type.Q4_0), "cpu") is DType.BFLOAT16
-    assert computed_type(stored(Type.F32), "cpu") is DType.FLOAT32
+def test_codes_are_computed_with_in_bfloat16_where_nothing_else_is_said(tmp_path):
+    """Whatever type the embedding beside them has, by which a model's own type is known."""
+    request = Request(quantize=DType.Q4_0, embedding_type=DType.FLOAT16)
+    folder = convert_checkpoint(plan_conversion(EMBEDDED, to="gguf", request=request), tmp_path / "gguf").folder
+    assert open_checkpoint(folder).dtype is DType.FLOAT16
+    assert load(folder).model.dtype is torch.bfloat16
+    assert load(folder, dtype="float16").model.dtype is torch.float16
+    assert load(EMBEDDED, dtype="float32").model.dtype is torch.float32

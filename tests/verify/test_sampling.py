@@ -17,6 +17,7 @@ SAMPLINGS = [
     Sampling(top_k=1),
     Sampling(top_k=7),
     Sampling(top_k=10_000),
+    Sampling(top_p=1e-9),
     Sampling(top_p=0.05),
     Sampling(top_p=0.9),
     Sampling(top_p=1.0),
