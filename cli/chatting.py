@@ -45,7 +45,7 @@ class _Chat:
     messages: list[Message]
     answers: list[Answer] = field(default_factory=list)
 
-    def say(self, text: str) -> None:
+    def ask(self, text: str) -> None:
         """What the model answers to this, printed while it is written."""
         asked: list[Message] = [*self.messages, {"role": "user", "content": text}]
         ids = self.dialect.ids(asked)
@@ -135,7 +135,7 @@ def chat(
     output.say(f"chatting in {dialect.name}")
     start = time.perf_counter()
     for line in _lines(output):
-        talk.say(line)
+        talk.ask(line)
     if talk.answers:
         output.say(figures(talk.answers, time.perf_counter() - start, talk.llama.model.device))
     output.data(_json(speaker, talk))

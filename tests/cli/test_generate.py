@@ -59,6 +59,11 @@ def test_an_answer_and_its_figures(run: Run) -> None:
     assert run("generate", EMBEDDED, "--prompt", PROMPT, "--stop", ' "', "-q") == Result(0, SENTENCE + "\n", "")
 
 
+@pytest.mark.parametrize("name", ["mlx", "hf", "gguf", "litgpt", "torchtune", "scratch"])
+def test_every_format_says_the_same_sentence(run: Run, written: Callable[[str], Path], name: str) -> None:
+    assert run("generate", written(name), "--prompt", PROMPT, "--stop", ' "', "-q") == Result(0, SENTENCE + "\n", "")
+
+
 def test_it_ends_where_the_model_ends_or_where_it_is_told(run: Run) -> None:
     done = run("generate", EMBEDDED, "--prompt", PROMPT, "--json", "--dtype", "float32").json
     (answer,) = done["answers"]
