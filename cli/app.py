@@ -10,6 +10,7 @@ from typer import Exit, Option, Typer, echo
 from llama_convert.cli.converting import convert
 from llama_convert.cli.demo import demo
 from llama_convert.cli.differing import diff
+from llama_convert.cli.downloading import download
 from llama_convert.cli.inspecting import inspect
 from llama_convert.cli.script import script
 from llama_convert.cli.verifying import verify
@@ -26,6 +27,7 @@ app.command()(convert)
 app.command()(verify)
 app.command()(diff)
 app.command()(inspect)
+app.command()(download)
 app.command()(pad)
 app.command()(resize)
 app.command()(demo)

@@ -8,7 +8,7 @@ address may be a signed one.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeAlias
 
@@ -18,13 +18,14 @@ _ADDRESS = re.compile(r"https?://\S+")
 class HubError(Exception):
     """No access: no token, no permission, no such repository, no network.
 
-    summary: one line, what is wrong and where. advice: what to do next, one line.
+    summary: one line, what is wrong and where. problems: every single finding, where there is more than one.
+    advice: what to do next, one line.
     """
 
-    def __init__(self, summary: str, *, advice: str = "") -> None:
+    def __init__(self, summary: str, *, problems: Sequence[str] = (), advice: str = "") -> None:
         super().__init__(summary)
         self.summary = summary
-        self.problems: tuple[str, ...] = ()
+        self.problems = tuple(problems)
         self.advice = advice
 
 
