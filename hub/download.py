@@ -14,7 +14,7 @@ from llama_convert.hub.checked import Memory, all_whole, is_whole, same_size
 from llama_convert.hub.client_cache import blobs, is_listed, locked, stored_snapshot
 from llama_convert.hub.disks import Disk, check_disks, disks, nearest
 from llama_convert.hub.errors import HubError, explained
-from llama_convert.hub.fetch import arrived, fetch
+from llama_convert.hub.fetch import arrived, fetch, partial_files
 from llama_convert.hub.layouts import LIKELIEST, Choice, choose, left_alone
 from llama_convert.hub.places import Place, find_place
 from llama_convert.hub.remote import RemoteFile
@@ -22,6 +22,7 @@ from llama_convert.hub.repository import RemoteEntry, RepositoryName, Snapshot, 
 
 # Called with a number of bytes and what they are of; gives what is called with bytes done.
 Progress: TypeAlias = Callable[[int, str], AbstractContextManager[Callable[[int], None]]]
+_BLOCK = 512  # bytes, whatever the file system's own are
 _LISTED = 20  # missing files that a message names
 
 
@@ -212,7 +213,7 @@ def _planned(entry: RemoteEntry, target: Path, whole: Sequence[Path]) -> Planned
         entry=entry,
         target=target,
         held=held,
-        arrived=0 if held else arrived(target),
+        arrived=0 if held else arrived(target, entry.digest),
         replaces=target.exists() and held != target,
     )
 
@@ -223,8 +224,8 @@ def _written(files: Sequence[PlannedFile], place: Place) -> int:
 
 
 def _cost(file: PlannedFile, place: Place) -> int:
-    if file.held is None:
-        return file.to_fetch
+    if file.held is None:  # room may have been set aside for the whole file
+        return max(0, file.entry.size - sum(path.stat().st_blocks * _BLOCK for path in partial_files(file.target)))
     return 0 if file.held == file.target or _can_share(file.held, file, place) else file.entry.size
 
 
@@ -268,10 +269,15 @@ def _obtain(
     """The file at its target; how many bytes came over the network for it."""
     if file.held == file.target:
         return 0
-    path = file.entry.path
+    fetched = 0
+
+    def came(nbytes: int) -> None:
+        nonlocal fetched
+        fetched += nbytes
+        on_bytes(nbytes)
 
     def waiting() -> None:
-        on_note(f"{path}: another process is fetching it; waiting for that.")
+        on_note(f"{file.entry.path}: another process is fetching it; waiting for that.")
 
     with locked(plan.place.lock(file.entry), waiting):
         if is_whole(file.target, file.entry, plan.memory):  # another process brought it meanwhile
@@ -281,7 +287,8 @@ def _obtain(
             _take(file.held, file.target, share=_can_share(file.held, file, plan.place))
             return 0
         remote = RemoteFile(plan.snapshot, file.entry)
-        return fetch(remote, file.target, on_bytes=on_bytes, on_note=on_note, xet=xet).fetched
+        fetch(remote, file.target, on_bytes=came, on_note=on_note, xet=xet)
+        return fetched
 
 
 def _take(held: Path, target: Path, *, share: bool) -> None:
