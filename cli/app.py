@@ -11,6 +11,7 @@ from llama_convert.cli.converting import convert
 from llama_convert.cli.demo import demo
 from llama_convert.cli.differing import diff
 from llama_convert.cli.inspecting import inspect
+from llama_convert.cli.pushing import push
 from llama_convert.cli.script import script
 from llama_convert.cli.verifying import verify
 from llama_convert.cli.vocabulary import pad, resize
@@ -28,6 +29,7 @@ app.command()(diff)
 app.command()(inspect)
 app.command()(pad)
 app.command()(resize)
+app.command()(push)
 app.command()(demo)
 app.command(hidden=True)(script)
 
