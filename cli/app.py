@@ -12,6 +12,7 @@ from llama_convert.cli.demo import demo
 from llama_convert.cli.differing import diff
 from llama_convert.cli.downloading import download
 from llama_convert.cli.inspecting import inspect
+from llama_convert.cli.pushing import push
 from llama_convert.cli.script import script
 from llama_convert.cli.verifying import verify
 from llama_convert.cli.vocabulary import pad, resize
@@ -30,6 +31,7 @@ app.command()(inspect)
 app.command()(download)
 app.command()(pad)
 app.command()(resize)
+app.command()(push)
 app.command()(demo)
 app.command(hidden=True)(script)
 

@@ -1,6 +1,6 @@
 """Proof that two checkpoints are the same model."""
 
-from llama_convert.verify.certified import check_certificate, read_certificate, record_verdict
+from llama_convert.verify.certified import check_certificate, made_of, read_certificate, record_verdict
 from llama_convert.verify.levels import LEVELS, verify, verify_levels
 from llama_convert.verify.llama import Answer, Llama, load
 from llama_convert.verify.report import Diagnosis, LevelResult, Report, Verdict
@@ -18,6 +18,7 @@ __all__ = [
     "Verdict",
     "check_certificate",
     "load",
+    "made_of",
     "read_certificate",
     "record_verdict",
     "verify",

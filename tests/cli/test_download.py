@@ -199,7 +199,7 @@ def test_offline(user: User) -> None:
     assert user.runs("download", NAME, HF_HUB_OFFLINE="1").status == 0
     partly = user.runs("download", NAME, "--what", "original", HF_HUB_OFFLINE="1")
     assert (partly.status, user.hub.requests) == (4, [])
-    assert [line.strip() for line in partly.complaint[1:-1]] == ["original/consolidated.00.pth", "original/params.json"]
+    assert [line.strip() for line in partly.complaint[1:-1]] == ["original/consolidated.00.pth"]
 
 
 def test_no_secret_is_left_anywhere(user: User) -> None:
