@@ -16,16 +16,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Local:
-    """A source on this machine. repository, commit: where it was fetched from; None where a path was given."""
+    """A source on this machine. from_hub: the user named a repository, not a path."""
 
     path: Path
-    repository: str | None = None
-    commit: str | None = None
-
-    @property
-    def from_hub(self) -> bool:
-        """Whether the user named a repository."""
-        return self.repository is not None
+    from_hub: bool = False
 
 
 def local(
@@ -74,5 +68,4 @@ def fetched(plan: DownloadPlan, output: Output) -> Local:
     """The source of a plan, after carrying it out."""
     from llama_convert.cli.downloading import carry_out
 
-    done = carry_out(plan, output)
-    return Local(path=done.checkpoint, repository=plan.snapshot.repository, commit=plan.snapshot.commit)
+    return Local(path=carry_out(plan, output).checkpoint, from_hub=True)

@@ -72,9 +72,7 @@ def test_quiet_and_renamed(user: User) -> None:
         ((NAME, "--what", "gguf"), f"{NAME}: no gguf in its 8 files"),
         ((NAME, "--what", "original:mp8"), f"{NAME}: no original:mp8 there"),
         ((NAME, "--what", "weights"), "--what weights: there is no such"),
-        (("llama",), "llama: not the name of a repository"),
         (("herd/llama/original",), "herd/llama/original: not the name of a repository"),
-        (("../llama",), "../llama: not the name of a repository"),
     ],
 )
 def test_wrong_usage(user: User, arguments: tuple[str, ...], words: str) -> None:

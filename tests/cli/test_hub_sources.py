@@ -48,7 +48,7 @@ def herd(
 
 def test_a_gated_repository_in_one_command(user: User, herd: FakeHub) -> None:
     """Downloaded, converted and proven; from the original, for its other format is the one to be made."""
-    herd.add(NAME, {}, gated="manual")
+    commit = herd.add(NAME, {}, gated="manual")
     herd.tokens["hf_good"] = Account(name="reader", may_read={NAME})
     refused = user.runs("convert", NAME, "output")
     assert (refused.status, file_bytes(herd), leftovers(user.home / "output")) == (4, 0, [])
@@ -58,7 +58,8 @@ def test_a_gated_repository_in_one_command(user: User, herd: FakeHub) -> None:
     assert done.err.startswith(f"{NAME}: original at commit ")
     assert (done.json["ok"], done.json["verified"]["ok"]) == (True, True)
     certificate = json.loads((user.home / "output" / "conversion.json").read_text())
-    assert certificate["source"]["format"] == "meta"
+    source = certificate["source"]
+    assert (source["format"], source["repository"], source["commit"]) == ("meta", NAME, commit)
     assert certificate["verified"]["ok"] is True
     asked = {request.host: request.headers.get("authorization") for request in herd.requests if request.sent_bytes}
     assert asked["cdn"] is None, "the token stays on the Hub"
