@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from huggingface_hub.errors import IncompleteSnapshotError
 
 from llama_convert.convert.digests import read_digests
 from llama_convert.hub import HubError, checked, download
+from llama_convert.hub.segments import SEGMENT
 from llama_convert.verify.downloads import hub_statements
 from tests.hub.downloads import (
     FILES,
@@ -241,3 +243,31 @@ def test_a_renamed_repository(herd: FakeHub) -> None:
     done = fetch("hf")
     assert (str(done.plan.snapshot.asked), done.plan.snapshot.repository) == (NAME, "herd/alpaca")
     assert Path(constants.HF_HUB_CACHE, "models--herd--alpaca") in done.checkpoint.parents
+
+
+@pytest.mark.parametrize("to_folder", [False, True])
+def test_an_interrupted_download_goes_on(herd: FakeHub, tmp_path: Path, to_folder: bool) -> None:
+    """What came is in the next plan, also as room on the disk; it does not come again."""
+    size, to = 7 * SEGMENT, tmp_path / "D" if to_folder else None
+    herd.add(NAME, {"original/consolidated.00.pth": os.urandom(size)})
+    herd.faults = Faults(slow=50e6)
+    came = 0
+
+    def until_enough(nbytes: int) -> None:
+        nonlocal came
+        came += nbytes
+        if came > 5 * SEGMENT:  # a few connections are in the midst of one
+            raise KeyboardInterrupt
+
+    first = plan("original", to=to)
+    with pytest.raises(KeyboardInterrupt):
+        download(first, on_bytes=until_enough)
+    assert not first.files[0].target.exists()
+    found = plan("original", to=to)
+    weights = found.files[0]
+    assert 0 < weights.arrived < size
+    assert found.to_fetch == first.to_fetch - weights.arrived
+    assert found.disks[0].needed <= found.to_fetch
+    herd.faults = Faults()
+    assert download(found).fetched == found.to_fetch
+    assert hashlib.sha256(weights.target.read_bytes()).hexdigest() == weights.entry.sha256
