@@ -77,8 +77,12 @@ def carry_out(plan: DownloadPlan, output: Output, *, xet: bool = True) -> Downlo
     from llama_convert.hub import download as fetch
 
     output.say(plan_text(plan) if any(file.held != file.target for file in plan.files) else _headline(plan, "all here"))
-    with output.progress(plan.to_fetch, plan.snapshot.repository) as update:
-        return fetch(plan, on_bytes=update, on_note=lambda text: output.say(f"note: {text}"), xet=xet)
+    try:
+        with output.progress(plan.to_fetch, plan.snapshot.repository) as update:
+            return fetch(plan, on_bytes=update, on_note=lambda text: output.say(f"note: {text}"), xet=xet)
+    except KeyboardInterrupt:
+        output.say("What was fetched is kept: the same command goes on from there.")
+        raise
 
 
 def plan_text(plan: DownloadPlan) -> str:
@@ -157,7 +161,7 @@ def _sum(entries: Sequence[RemoteEntry]) -> str:
 
 def _came(done: Downloaded) -> str:
     files, fetched = counted(len(done.plan.files), "file"), f"{gigabytes(done.fetched)} fetched"
-    return f"{files}, {fetched}{', the rest was here' if done.reused else ''}, all digests held"
+    return f"{files}, {fetched}{', the rest was here' if done.fetched < done.plan.nbytes else ''}, all digests held"
 
 
 def _next_command(done: Downloaded) -> str | None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from llama_convert.convert.errors import UsageError, counted
-from llama_convert.hub.checked import Memory, all_whole, is_whole, same_size
+from llama_convert.hub.checked import Memory, all_whole, same_size
 from llama_convert.hub.client_cache import blobs, is_listed, locked, stored_snapshot
 from llama_convert.hub.disks import Disk, check_disks, disks, nearest
 from llama_convert.hub.errors import HubError, explained
@@ -144,12 +144,20 @@ def download(
     check_disks(plan.snapshot.asked, plan.disks)
     plan.place.begin()
     fetched = 0
-    for file in plan.files:
-        fetched += _obtain(plan, file, on_bytes, on_note, xet=xet)
-        plan.place.settle(file.entry)
-        plan.memory.note(file.target, file.entry.digest)
-    note = plan.place.finish([file.entry for file in plan.files])
-    plan.memory.save()
+
+    def came(nbytes: int) -> None:
+        nonlocal fetched
+        fetched += nbytes
+        on_bytes(nbytes)
+
+    try:
+        for file in plan.files:
+            xet = _obtain(plan, file, came, on_note, xet=xet)
+            plan.place.settle(file.entry)
+            plan.memory.note(file.target, file.entry.digest)
+        note = plan.place.finish([file.entry for file in plan.files])
+    finally:
+        plan.memory.save()
     if note:
         on_note(note)
     return Downloaded(
@@ -265,30 +273,23 @@ def _obtain(
     on_note: Callable[[str], None],
     *,
     xet: bool,
-) -> int:
-    """The file at its target; how many bytes came over the network for it."""
+) -> bool:
+    """Bring the file to its target; whether Xet is worth trying for the next one."""
     if file.held == file.target:
-        return 0
-    fetched = 0
-
-    def came(nbytes: int) -> None:
-        nonlocal fetched
-        fetched += nbytes
-        on_bytes(nbytes)
+        return xet
 
     def waiting() -> None:
         on_note(f"{file.entry.path}: another process is fetching it; waiting for that.")
 
     with locked(plan.place.lock(file.entry), waiting):
-        if is_whole(file.target, file.entry, plan.memory):  # another process brought it meanwhile
-            return 0
         file.target.parent.mkdir(parents=True, exist_ok=True)
         if file.held is not None:
             _take(file.held, file.target, share=_can_share(file.held, file, plan.place))
-            return 0
+            return xet
         remote = RemoteFile(plan.snapshot, file.entry)
-        fetch(remote, file.target, on_bytes=came, on_note=on_note, xet=xet)
-        return fetched
+        found = fetch(remote, file.target, on_bytes=on_bytes, on_note=on_note, xet=xet)
+        tried = xet and file.entry.xet_hash is not None and found.reused < found.nbytes
+        return xet and (found.over_xet or not tried)
 
 
 def _take(held: Path, target: Path, *, share: bool) -> None:

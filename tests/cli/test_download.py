@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import time
 from collections.abc import Callable, Iterator
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -214,6 +216,22 @@ def test_no_secret_is_left_anywhere(user: User) -> None:
     for secret in ("hf_good", user.hub.cdn_url.removeprefix("http://"), "X-Amz-Signature"):
         assert secret not in failed.out + failed.err + done.out + done.err
         assert secret.encode() not in written
+
+
+def test_interrupted(user: User) -> None:
+    user.hub.add(NAME, FILES)
+    user.hub.faults = Faults(slow=2_000, suffix=".pth")
+    running = user.start("download", NAME, "--what", "original", "--to", "D")
+    while not user.hub.sent_bytes() and running.poll() is None:
+        time.sleep(0.02)
+    running.send_signal(signal.SIGINT)
+    out, err = running.communicate(timeout=60)
+    assert (running.returncode, out) == (130, "")
+    assert err.endswith("What was fetched is kept: the same command goes on from there.\nllama-convert: interrupted\n")
+    assert not (user.home / "D" / "original" / "consolidated.00.pth").exists()
+    user.hub.faults = Faults()
+    assert user.runs("download", NAME, "--what", "original", "--to", "D").status == 0
+    assert contents(user.home / "D") == ORIGINAL
 
 
 @pytest.mark.parametrize("place", [(), ("--to", "D")], ids=["cache", "folder"])

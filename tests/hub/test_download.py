@@ -6,6 +6,8 @@ import hashlib
 import json
 import os
 import shutil
+import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +88,8 @@ def test_a_folder_of_ours_is_the_clients(herd: FakeHub, tmp_path: Path) -> None:
     assert contents(folder) == ORIGINAL
     statements = {str(said.path.relative_to(folder)): said.wanted for said in hub_statements(folder.rglob("*.*"))}
     assert statements == {entry.path: entry.digest for entry in done.plan.choice.entries}
+    with pytest.raises(IncompleteSnapshotError):  # it knows what was left alone
+        client(local_dir=folder, revision=done.plan.snapshot.commit)
     herd.clear()
     client("original/*", hub=herd, local_dir=folder)
     assert file_bytes(herd) == 0
@@ -243,6 +247,19 @@ def test_a_renamed_repository(herd: FakeHub) -> None:
     done = fetch("hf")
     assert (str(done.plan.snapshot.asked), done.plan.snapshot.repository) == (NAME, "herd/alpaca")
     assert Path(constants.HF_HUB_CACHE, "models--herd--alpaca") in done.checkpoint.parents
+
+
+def test_xet_that_stalls_is_tried_once(herd: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not once more for each of a hundred shards: every try is half a minute."""
+    pytest.importorskip("hf_xet")
+    herd.xet = "stalled"
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", False)
+    module = sys.modules["llama_convert.hub.download"]
+    monkeypatch.setattr(module, "fetch", partial(module.fetch, stalled=0.5))
+    notes: list[str] = []
+    found = download(plan("hf"), on_note=notes.append)
+    assert contents(found.checkpoint) == HF
+    assert len([note for note in notes if "Xet" in note]) == 1
 
 
 @pytest.mark.parametrize("to_folder", [False, True])
