@@ -8,7 +8,7 @@ import os
 import platform
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -22,7 +22,8 @@ from llama_convert.convert.digests import SHA256, Extent, all_of, gaps, read_dig
 from llama_convert.convert.errors import CheckpointError
 from llama_convert.convert.expressions import describe, slices
 from llama_convert.convert.json_files import read_object
-from llama_convert.convert.outputs import Step, WeightFile
+from llama_convert.convert.origin import Origin, known_origin
+from llama_convert.convert.outputs import Step, WeightFile, main_type
 from llama_convert.convert.plan import Plan
 
 # What took part: numpy moved rows; torch, where values were cast.
@@ -61,21 +62,23 @@ def certificate(
     crc32s: Mapping[tuple[int, int], int],
     folder: Path,
     kept: Kept | None = None,
+    origin: Origin | None = None,
 ) -> dict[str, Any]:
     """The certificate of a finished run. No absolute path is in it: the folder may be published.
 
     records_checked: how many `.pth` records were held against their CRC-32; 0 when none was. crc32s: of each
     output tensor, by the numbers of its file and of its step in the plan. kept: of weight files that were taken as
-    they are.
+    they are. origin: of the source; None for what its own files say.
     """
     kept = kept or Kept()
+    tensors = {**kept.tensors, **_tensors(plan, crc32s)}
     return {
         **_made(),
         "options": dict(options),
-        "source": _source(plan.source, records_checked),
+        "source": _source(plan.source, records_checked, origin or known_origin(plan.source.folder)),
         **_vocabulary(plan.source),
-        "target": {"format": plan.target, "files": _written(plan, folder, kept)},
-        "tensors": {**kept.tensors, **_tensors(plan, crc32s)},
+        "target": _target(plan, folder, kept, tensors),
+        "tensors": tensors,
     }
 
 
@@ -121,12 +124,13 @@ def _installed(name: str) -> bool:
     return True
 
 
-def _source(source: Checkpoint, records_checked: int) -> dict[str, Any]:
+def _source(source: Checkpoint, records_checked: int, origin: Origin | None) -> dict[str, Any]:
     small = [path for path in (source.folder / "params.json", source.tokenizer and source.tokenizer.path) if path]
     return {
         "folder": source.path.resolve().name,
         "format": source.format.name,
         "llama_version": source.version.name,
+        **(asdict(origin) if origin else {}),
         "crc32_records_checked": records_checked,
         "files": {file.path.name: _weight_file(source, file) for file in source.files}
         | {path.name: _small_file(path) for path in small if path.is_file()},
@@ -167,6 +171,20 @@ def _written(plan: Plan, folder: Path, kept: Kept) -> dict[str, Any]:
         if name in weights
         else _small_file(folder / name)
         for name in names
+    }
+
+
+def _target(plan: Plan, folder: Path, kept: Kept, tensors: Mapping[str, Any]) -> dict[str, Any]:
+    """What was written. dtype: of most of its values; left out where nothing says what kept files hold."""
+    source = plan.source
+    described = {entry["stored"]["file"] for entry in tensors.values()} >= set(kept.files)
+    stored = [(entry["dtype"], entry["shape"]) for entry in tensors.values()]
+    return {
+        "format": plan.target,
+        "llama_version": source.version.name,
+        "parameters": source.config.parameters,
+        **({"dtype": main_type(stored)} if described else {}),
+        "files": _written(plan, folder, kept),
     }
 
 

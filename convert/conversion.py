@@ -13,6 +13,7 @@ from llama_convert.convert.containers.slices import DType
 from llama_convert.convert.errors import UsageError
 from llama_convert.convert.formats import find_format, open_checkpoint
 from llama_convert.convert.integrity import Checks
+from llama_convert.convert.origin import Origin
 from llama_convert.convert.outputs import Request
 from llama_convert.convert.plan import Plan, make_plan
 from llama_convert.convert.publish import check_destination, staged
@@ -66,11 +67,13 @@ def convert_checkpoint(
     *,
     overwrite: bool = False,
     check: bool = True,
+    origin: Origin | None = None,
     on_progress: Callable[[Moved], None] = lambda moved: None,
 ) -> Conversion:
     """Carry out the plan; `folder` appears when everything in it is written, checked and synced.
 
     overwrite: replace an existing model folder, at the end. check: hold what is read against its checksums.
+    origin: the repository that the source was fetched from, for conversion.json; None for what its own files say.
     Memory: a few blocks of rows and the tokenizer. Raises what reading and writing can raise; then nothing
     is left under the folder's name, and the partial folder is removed.
     """
@@ -79,7 +82,7 @@ def convert_checkpoint(
     with staged(folder) as partial, Checks(plan.source, enabled=check) as checks:
         unusual, crc32s = write_files(plan, partial, checks, on_progress)
         records = checks.finish()
-        values = certificate(plan, options_record(plan, check), records, crc32s, partial)
+        values = certificate(plan, options_record(plan, check), records, crc32s, partial, origin=origin)
         write_certificate(partial, values)
     return Conversion(folder=folder, plan=plan, records_checked=records, unusual=unusual)
 

@@ -34,6 +34,10 @@ class CheckpointError(ConvertError):
     """The input is damaged, incomplete, or not what it claims to be."""
 
 
+class ForeignError(CheckpointError):
+    """The input is a model of another kind than the Llamas that are known here."""
+
+
 class SpaceError(ConvertError):
     """Not enough disk or memory."""
 

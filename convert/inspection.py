@@ -10,6 +10,7 @@ from typing import Any
 from llama_convert.convert.architecture import LlamaConfig
 from llama_convert.convert.containers.slices import DType
 from llama_convert.convert.formats import open_checkpoint
+from llama_convert.convert.outputs import main_type
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +45,11 @@ class Inspection:
     kv_copies: int
     tokenizer: tuple[str, Path] | None
     tensors: tuple[TensorSummary, ...]
+
+    @property
+    def main_dtype(self) -> str:
+        """The type in which most values are stored."""
+        return main_type((tensor.dtype, tensor.shape) for tensor in self.tensors)
 
     def memory(self, dtype: DType) -> int:
         """Bytes the weights take in memory in this type; a tied head counts once."""

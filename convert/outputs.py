@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
+from typing import TypeVar
 
 from llama_convert.convert.architecture import Weight
 from llama_convert.convert.containers.slices import DType
 from llama_convert.convert.expressions import Expression, nbytes
+
+Kind = TypeVar("Kind")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,3 +104,12 @@ class Output:
     files: tuple[WeightFile, ...]
     side_files: tuple[SideFile, ...]
     notes: tuple[str, ...] = ()
+
+
+def main_type(stored: Iterable[tuple[Kind, Sequence[int]]]) -> Kind:
+    """The type of most matrix elements, of pairs of a type and a shape; at least one matrix must be among them."""
+    sizes: dict[Kind, int] = {}
+    for kind, shape in stored:
+        if len(shape) > 1:
+            sizes[kind] = sizes.get(kind, 0) + prod(shape)
+    return max(sizes, key=lambda kind: sizes[kind])

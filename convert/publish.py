@@ -23,6 +23,11 @@ def partial_folder(folder: Path) -> Path:
     return place.parent / f".{place.name}.partial"
 
 
+def lock_file(folder: Path) -> Path:
+    """The file that the run which writes the folder holds a lock on; a killed run leaves it."""
+    return partial_folder(folder).with_suffix(".lock")
+
+
 def check_destination(folder: Path, sources: Path, nbytes: int, *, overwrite: bool) -> None:
     """Whether the output may be written and will fit; nothing is created.
 
@@ -72,7 +77,7 @@ def staged(folder: Path) -> Iterator[Path]:
     Raises UsageError while another run is writing to the same place.
     """
     folder, partial = folder.resolve(), partial_folder(folder)
-    with _lock(partial.with_suffix(".lock"), folder):
+    with exclusive(folder):
         _recover(folder)
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
@@ -86,7 +91,12 @@ def staged(folder: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _lock(path: Path, folder: Path) -> Iterator[None]:
+def exclusive(folder: Path) -> Iterator[None]:
+    """While the block runs, no other run of ours writes the folder or removes it.
+
+    Raises UsageError where one does so already.
+    """
+    path = lock_file(folder)
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as file:
         try:
@@ -103,13 +113,14 @@ def _lock(path: Path, folder: Path) -> Iterator[None]:
             path.unlink(missing_ok=True)
 
 
-def _replaced_folder(folder: Path) -> Path:
+def replaced_folder(folder: Path) -> Path:
+    """Where an old folder lies for the moment in which a new one takes its place."""
     return folder.parent / f".{folder.name}.replaced"
 
 
 def _recover(folder: Path) -> None:
     """What a run left that was killed while it replaced the folder: the old one, if the new one is not there."""
-    old = _replaced_folder(folder)
+    old = replaced_folder(folder)
     if old.exists() and not folder.exists():
         old.rename(folder)
     shutil.rmtree(old, ignore_errors=True)
@@ -133,7 +144,7 @@ def _replace(partial: Path, folder: Path) -> None:
     if not folder.exists() or not any(folder.iterdir()):
         partial.rename(folder)
     else:
-        old = _replaced_folder(folder)
+        old = replaced_folder(folder)
         try:
             folder.rename(old)
             partial.rename(folder)

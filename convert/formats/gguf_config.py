@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from llama_convert.convert.architecture import MOST_LAYERS, LlamaConfig, RopeScaling
 from llama_convert.convert.containers.gguf_values import Kind, Scalar
-from llama_convert.convert.errors import CheckpointError
+from llama_convert.convert.errors import CheckpointError, ForeignError
 from llama_convert.convert.rope import (
     HIGH_FREQUENCY_FACTOR,
     LOW_FREQUENCY_FACTOR,
@@ -96,12 +96,12 @@ def refuse_foreign(path: Path, values: Mapping[str, Any]) -> None:
     """CheckpointError where the file is no model, or one of another architecture, by what it calls itself."""
     kind, architecture = values.get("general.type", "model"), values.get("general.architecture")
     if kind != "model":
-        raise CheckpointError(
+        raise ForeignError(
             f"{path}: this is no model: its general.type is {kind!r:.80}",
             advice="Give the GGUF file of the text model that it belongs to.",
         )
     if architecture != ARCHITECTURE:
-        raise CheckpointError(
+        raise ForeignError(
             f"{path}: general.architecture is {architecture!r:.80}, wanted {ARCHITECTURE!r}",
             advice="Supported are the text models Llama 1 to 3.3, Code Llama and Llama Guard 1 to 3.",
         )

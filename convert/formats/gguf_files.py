@@ -14,7 +14,7 @@ from llama_convert.convert.errors import UsageError
 from llama_convert.convert.format import Format
 from llama_convert.convert.formats.gguf_config import ARCHITECTURE, config_values, rope_divisors
 from llama_convert.convert.formats.huggingface_weights import deal
-from llama_convert.convert.outputs import Output, Request, Step, Tensor, WeightFile
+from llama_convert.convert.outputs import Output, Request, Step, Tensor, WeightFile, main_type
 from llama_convert.convert.plan import tensors
 from llama_convert.convert.tokenizers.gguf_vocabulary import gguf_vocabulary
 from llama_convert.convert.tokens import open_tokens
@@ -40,7 +40,7 @@ def write_gguf(form: Format, source: Checkpoint, request: Request) -> Output:
     Raises UsageError for rows that the type cannot cut into blocks, and what the tokenizer raises.
     """
     made = tensors(source, form, request, lambda weight: _stored_type(source, weight, request))
-    main = _main_type(made)
+    main = main_type((tensor.expression.dtype, tensor.expression.shape) for tensor in made)
     metadata = _metadata(source, request, main)
     stem = f"{_name(source)}-{_IN_NAMES.get(main, main.label)}"
     return Output(files=_files(stem, metadata, made, _extra(source), request.shard_size), side_files=())
@@ -58,16 +58,6 @@ def _quantised_type(source: Checkpoint, weight: Weight) -> DType | None:
     parts = source.parts.get(weight)
     piece = parts.pieces[0] if parts else None
     return piece.dtype if isinstance(piece, TensorSlice) and piece.dtype.block > 1 else None
-
-
-def _main_type(made: Sequence[Tensor]) -> DType:
-    """The type of most matrix elements."""
-    sizes: dict[DType, int] = {}
-    for tensor in made:
-        if len(tensor.expression.shape) > 1:
-            elements = tensor.expression.shape[0] * tensor.expression.shape[1]
-            sizes[tensor.expression.dtype] = sizes.get(tensor.expression.dtype, 0) + elements
-    return max(sizes, key=lambda dtype: sizes[dtype])
 
 
 def _name(source: Checkpoint) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from llama_convert.convert.architecture import MOST_LAYERS, LlamaConfig, RopeScaling
-from llama_convert.convert.errors import CheckpointError
+from llama_convert.convert.errors import CheckpointError, ForeignError
 from llama_convert.convert.json_files import no_numbers
 
 _SIZES = (
@@ -28,7 +28,7 @@ def refuse_foreign(folder: Path, values: Mapping[str, Any]) -> None:
     """CheckpointError where config.json is of another architecture, or of a Llama with other arithmetic."""
     path = folder / "config.json"
     if values.get("model_type") != "llama":
-        raise CheckpointError(
+        raise ForeignError(
             f"{path}: model_type is {values.get('model_type')!r}, wanted 'llama'",
             advice="Supported are the text models Llama 1 to 3.3, Code Llama and Llama Guard 1 to 3.",
         )
@@ -38,7 +38,7 @@ def refuse_foreign(folder: Path, values: Mapping[str, Any]) -> None:
         if values.get(name) not in (None, wanted)
     ]
     if problems:
-        raise CheckpointError(
+        raise ForeignError(
             f"{path}: not the arithmetic of a Llama",
             problems=problems,
             advice="Supported are the text models Llama 1 to 3.3, Code Llama and Llama Guard 1 to 3.",

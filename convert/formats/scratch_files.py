@@ -9,7 +9,7 @@ from pathlib import Path
 from llama_convert.convert.architecture import LAYER_ROLES, NORM_ROLES, Role
 from llama_convert.convert.containers.pth import read_pth
 from llama_convert.convert.containers.slices import LocalFile, TensorFile, TensorSlice
-from llama_convert.convert.errors import CheckpointError, UsageError, counted
+from llama_convert.convert.errors import CheckpointError, ForeignError, UsageError, counted
 from llama_convert.convert.format import Format
 
 _SUFFIXES = (".pth", ".pt")
@@ -88,7 +88,7 @@ def _cleaned(file: TensorFile) -> TensorFile:
 def _refuse_foreign(file: TensorFile) -> None:
     found = [model for name, model in _FOREIGN.items() if name in file.tensors]
     if found:
-        raise CheckpointError(
+        raise ForeignError(
             f"{file.path}: this is {found[0]}, not a Llama",
             advice="Supported are the book's Llama 2 and Llama 3 classes.",
         )
