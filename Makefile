@@ -28,7 +28,7 @@ format: $(VENV)/developing
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-## make compat          the output in transformers 4.47 and 4.57, each in an environment of its own (2.4 GB)
+## make compat          the output in transformers 4.47 and 4.57, the Hub with its client 1.31, each in an environment of its own (2.4 GB)
 compat: $(VENV)/developing
 	$(BIN)/python -m tests.compat.run
 

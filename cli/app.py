@@ -10,8 +10,10 @@ from typer import Exit, Option, Typer, echo
 from llama_convert.cli.converting import convert
 from llama_convert.cli.demo import demo
 from llama_convert.cli.differing import diff
+from llama_convert.cli.doctor import doctor
 from llama_convert.cli.inspecting import inspect
 from llama_convert.cli.script import script
+from llama_convert.cli.shelf import du, list_models, remove
 from llama_convert.cli.verifying import verify
 from llama_convert.cli.vocabulary import pad, resize
 
@@ -28,6 +30,10 @@ app.command()(diff)
 app.command()(inspect)
 app.command()(pad)
 app.command()(resize)
+app.command("list")(list_models)
+app.command()(du)
+app.command()(remove)
+app.command()(doctor)
 app.command()(demo)
 app.command(hidden=True)(script)
 

@@ -128,11 +128,12 @@ def _recover(folder: Path) -> None:
 
 def _sync(folder: Path) -> None:
     for path in sorted(folder.rglob("*"), key=lambda path: len(path.parts), reverse=True):
-        _sync_one(path)
-    _sync_one(folder)
+        sync_path(path)
+    sync_path(folder)
 
 
-def _sync_one(path: Path) -> None:
+def sync_path(path: Path) -> None:
+    """Wait until a file's bytes, or a folder's names, are on disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -153,4 +154,4 @@ def _replace(partial: Path, folder: Path) -> None:
                 old.rename(folder)
             raise
         shutil.rmtree(old)
-    _sync_one(folder.parent)
+    sync_path(folder.parent)

@@ -12,12 +12,11 @@ from llama_convert.convert.claims import NAME as FILE
 from llama_convert.convert.digests import CRC32, SHA256, Extent, Span, all_of, gaps
 from llama_convert.convert.errors import CheckpointError, UsageError, counted
 from llama_convert.convert.json_files import read_object
+from llama_convert.convert.places import WEIGHTS
 from llama_convert.verify.report import LevelResult, Report, judged
 from llama_convert.verify.statements import Kind, Statement, broken
 
 NAME = "certificate"
-# Files that a program may take for weights of the model, wherever they come from.
-WEIGHTS = (".safetensors", ".pth", ".pt", ".bin", ".gguf")
 _CONVERT_AGAIN = "Convert again: the new folder can be checked."
 
 

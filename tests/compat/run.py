@@ -1,7 +1,8 @@
-"""Older versions of transformers, each in a throw-away environment, judge what we write: `make compat`.
+"""Older versions of what we work with, each in a throw-away environment: `make compat`.
 
-Every standard case is converted once. Meta's own model gives the reference logits, the newest transformers
-(this environment's) the reference ids and chat prompts; each older one must agree with both.
+The tests of the Hub run with the oldest client that we take. Older versions of transformers judge what we write:
+every standard case is converted once; Meta's own model gives the reference logits, the newest transformers (this
+environment's) the reference ids and chat prompts; each older one must agree with both.
 """
 
 from __future__ import annotations
@@ -21,6 +22,9 @@ from tests.checkpoints import CASES, Case, random_model, write_meta
 from tests.meta_reference import GATE, meta_logits, random_tokens, relative_difference
 
 VERSIONS = ("4.47.1", "4.57.6")
+OLDEST_CLIENT = "1.31.*"  # the lower bound of pyproject.toml
+ROOT = Path(__file__).parents[2]
+HUB_TESTS = ("tests/hub", "tests/cli/test_push.py")
 POSITIONS = 256
 JUDGE = Path(__file__).parent / "judge.py"
 TEXTS = [
@@ -41,12 +45,19 @@ CHAT = [
 
 
 def main() -> None:
-    """Convert, ask every version, print one line for each folder and version; exit 1 where one disagrees."""
+    """Convert, ask every version, print one line for each folder and version; exit 1 where one disagrees.
+
+    `make compat` asks all; `python -m tests.compat.run hub` the Hub's client alone.
+    """
+    if sys.argv[1:] == ["hub"]:
+        with tempfile.TemporaryDirectory(prefix="compat-") as name:
+            sys.exit(len(tested_with_client(OLDEST_CLIENT, Path(name))))
     with tempfile.TemporaryDirectory(prefix="compat-") as name:
         root = Path(name)
         logits = dict(converted(case, root) for case in CASES) | {"real-tokenizer": real_tokenizer(root)}
         ask(Path(sys.executable), root, "newest")
         bad = [line for version in VERSIONS for line in judged(version, root, logits)]
+        bad += tested_with_client(OLDEST_CLIENT, root)
     sys.exit(f"{len(bad)} disagreements" if bad else 0)
 
 
@@ -111,6 +122,25 @@ def judged(version: str, root: Path, logits: dict[str, torch.Tensor]) -> list[st
         print(line, flush=True)
         bad += [line] if difference > GATE or not same else []
     return bad
+
+
+def tested_with_client(version: str, root: Path) -> list[str]:
+    """The tests of the Hub with that client in place of this environment's; the printed line, if they fail."""
+    environment = root / "oldest-client"
+    venv.create(environment, with_pip=True)
+    python = environment / "bin" / "python"
+    for needed in ([f"huggingface_hub=={version}"], ["--no-deps", "--editable", str(ROOT)]):
+        subprocess.run([python, "-m", "pip", "install", "--quiet", *needed], check=True)
+    # Everything else comes from this environment: what is installed in the new one goes before it.
+    beside = "; ".join(f"site.addsitedir({path!r})" for path in sys.path if path.endswith("site-packages"))
+    inside = next(environment.glob("lib/*/site-packages"))
+    (inside / "beside.pth").write_text(f"import site; {beside}\n")
+    told = "from importlib.metadata import version; print(version('huggingface_hub'))"
+    found = subprocess.check_output([python, "-c", told], text=True).strip()
+    tests = subprocess.run([python, "-m", "pytest", *HUB_TESTS], cwd=ROOT, check=False)
+    line = f"huggingface_hub {found} {'passes' if tests.returncode == 0 else 'FAILS'}"
+    print(line, flush=True)
+    return [line] if tests.returncode else []
 
 
 if __name__ == "__main__":

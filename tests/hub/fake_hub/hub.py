@@ -76,8 +76,7 @@ class FakeHub:
     def __exit__(self, *_: object) -> None:
         self.closing.set()
         for listener in self._listeners:
-            listener.shutdown()
-            listener.server_close()
+            listener.stop()
         self._dead.close()
         shutil.rmtree(self.folder, ignore_errors=True)
 

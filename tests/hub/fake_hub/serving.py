@@ -6,6 +6,7 @@ import os
 import socket
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,15 @@ class Listener(ThreadingHTTPServer):
     def __init__(self, hub: FakeHub, name: str, answer: Callable[[Call], Answer]) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.hub, self.name, self.answer = hub, name, answer
+        self.connections: set[socket.socket] = set()
+
+    def stop(self) -> None:
+        """Listen no more, and hang up on everyone: a connection kept alive would be answered on."""
+        self.shutdown()
+        self.server_close()
+        for connection in list(self.connections):
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that goes away is what the tests are about; anything else is shown."""
@@ -47,6 +57,14 @@ class Handler(BaseHTTPRequestHandler):
     disable_nagle_algorithm = True
     server: Listener
     connection: socket.socket
+
+    def setup(self) -> None:
+        super().setup()
+        self.server.connections.add(self.connection)
+
+    def finish(self) -> None:
+        self.server.connections.discard(self.connection)
+        super().finish()
 
     def do_GET(self) -> None:
         url = urlsplit(self.path)
