@@ -4,16 +4,24 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from llama_convert.cli.output import gigabytes, table
+from llama_convert.cli.output import count, gigabytes, table
+from llama_convert.convert.errors import counted
 
 if TYPE_CHECKING:
-    from llama_convert.convert import Inspection
+    from llama_convert.convert import Checkpoint, Inspection
+
+
+def headline(source: Checkpoint) -> str:
+    """A checkpoint in one line."""
+    return (
+        f"{source.path}: {source.version.title}, {count(source.config.parameters)} parameters, "
+        f"{source.dtype.label}, {source.format.name} in {counted(len(source.files), 'file')}"
+    )
 
 
 def figures(found: Inspection) -> list[tuple[str, str]]:
     """What a checkpoint is, as rows of a name and its value."""
     from llama_convert.convert.containers.slices import DType
-    from llama_convert.convert.errors import counted
 
     first, *others = found.versions
     config = found.config
