@@ -43,11 +43,11 @@ def sniff(path: Path) -> TokenizerKind:
     no such file. A file of the right kind may still be damaged: the readers tell.
     """
     head = read_bytes(path, HEAD)
+    refuse_lookalike(path, head, "a tokenizer")  # first: a blank line and a tag could begin a SentencePiece model
     if FIRST_LINE.match(head):
         return TokenizerKind.TIKTOKEN
     if _is_model_proto(head):
         return TokenizerKind.SENTENCEPIECE
-    refuse_lookalike(path, head, "a tokenizer")
     raise CheckpointError(
         f"{path}: not a tokenizer of a Llama, but {_description(head)}.",
         advice="Llama 3 and later have lines of base64 and rank, Llama 1 and 2 a SentencePiece model; "
