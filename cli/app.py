@@ -13,6 +13,7 @@ from llama_convert.cli.differing import diff
 from llama_convert.cli.doctor import doctor
 from llama_convert.cli.importing import import_folder
 from llama_convert.cli.inspecting import inspect
+from llama_convert.cli.pushing import push
 from llama_convert.cli.script import script
 from llama_convert.cli.shelf import du, list_models, remove
 from llama_convert.cli.verifying import verify
@@ -36,6 +37,7 @@ app.command("list")(list_models)
 app.command()(du)
 app.command()(remove)
 app.command()(doctor)
+app.command()(push)
 app.command()(demo)
 app.command(hidden=True)(script)
 

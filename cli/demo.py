@@ -54,7 +54,6 @@ def _run(target: Path, output: Output) -> None:
 
 
 def _story(folder: Path) -> str:
-    from llama_convert.convert import open_checkpoint
-    from llama_convert.verify.generate import complete
+    from llama_convert.verify import load
 
-    return complete(open_checkpoint(folder), _PROMPT, _LENGTH)
+    return load(folder, dtype="float32").generate([_PROMPT], max_new_tokens=_LENGTH)[0].text

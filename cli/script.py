@@ -115,5 +115,4 @@ def _open_repository(name: str) -> str:
 def _push(folder: Path, repository: str, output: Output) -> None:
     from llama_convert.hub import push
 
-    url = push(folder, repository)
-    output.say(f"pushed to {url}")
+    output.say(f"pushed to {push(folder, repository, quiet=output.quiet).url}")

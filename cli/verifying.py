@@ -91,9 +91,20 @@ def verify(
             a, b, levels, llama_version=llama_version, assume=assumed, device=device, precision=compute
         )
     report = show_verification(a, b, events, output)
+    if b is not None and level is None:
+        _record(a, b, report, output)
     output.data(report.as_json())
     if not report.ok:
         raise Exit(DIFFERENT)
+
+
+def _record(a: Path, b: Path, report: Report, output: Output) -> None:
+    """A verdict on all levels goes into the certificate of a folder that was made of A, as convert --verify has it."""
+    from llama_convert.verify import made_of, record_verdict
+
+    if made_of(b, a) and os.access(b, os.W_OK):
+        record_verdict(b, report)
+        output.say(f"The verdict is kept in {b / 'conversion.json'}.")
 
 
 def take_large_pages() -> None:
@@ -111,15 +122,15 @@ def _check_certificate(folder: Path, output: Output) -> None:
     result = check_certificate(folder)
     verified = read_certificate(folder).verified
     report = Report(a=folder, b=None, levels=(result,))
-    output.result(_text(result))
-    output.result(f"{'verified':{_WIDTH}}{_verified(verified)}")
+    output.result(level_text(result))
+    output.result(f"{'verified':{_WIDTH}}{verified_text(verified)}")
     output.result(f"{folder}: " + ("as it was written" if report.ok else "NOT AS IT WAS WRITTEN"))
     output.data({**report.as_json(), "verified": verified})
     if not report.ok:
         raise Exit(DIFFERENT)
 
 
-def _verified(found: Mapping[str, Any] | None) -> str:
+def verified_text(found: Mapping[str, Any] | None) -> str:
     """What a certificate says of a verification, as one line."""
     if found is None:
         return "not verified when it was written"
@@ -143,7 +154,7 @@ def show_verification(
     causes: list[Diagnosis] = []
     for event in events:
         if isinstance(event, LevelResult):
-            output.result(_text(event))
+            output.result(level_text(event))
             levels.append(event)
         else:
             output.result(_cause(event))
@@ -153,7 +164,7 @@ def show_verification(
     return report
 
 
-def _text(result: LevelResult) -> str:
+def level_text(result: LevelResult) -> str:
     first, *more = wrap(result.figures, _FIGURES, break_long_words=False, break_on_hyphens=False) or [""]
     lines = [f"{result.name:{_WIDTH}}{result.verdict.value:{_VERDICT}}{first}"]
     lines += [" " * (_WIDTH + _VERDICT) + line for line in more]

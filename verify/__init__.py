@@ -1,19 +1,24 @@
 """Proof that two checkpoints are the same model."""
 
-from llama_convert.verify.certified import check_certificate, read_certificate, record_verdict
-from llama_convert.verify.generate import complete
+from llama_convert.verify.certified import check_certificate, made_of, read_certificate, record_verdict
 from llama_convert.verify.levels import LEVELS, verify, verify_levels
+from llama_convert.verify.llama import Answer, Llama, load
 from llama_convert.verify.report import Diagnosis, LevelResult, Report, Verdict
 from llama_convert.verify.resized import verify_resized
+from llama_convert.verify.sampling import Sampling
 
 __all__ = [
     "LEVELS",
+    "Answer",
     "Diagnosis",
     "LevelResult",
+    "Llama",
     "Report",
+    "Sampling",
     "Verdict",
     "check_certificate",
-    "complete",
+    "load",
+    "made_of",
     "read_certificate",
     "record_verdict",
     "verify",

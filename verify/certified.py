@@ -103,6 +103,14 @@ def record_verdict(folder: Path, report: Report) -> None:
     )
 
 
+def made_of(folder: Path, source: Path) -> bool:
+    """Whether the folder has a certificate, and that names the source's folder as what it was made of."""
+    if not (folder / FILE).is_file():
+        return False
+    named = read_object(folder / FILE).get("source")
+    return isinstance(named, Mapping) and named.get("folder") == source.resolve().name
+
+
 def read_certificate(folder: Path) -> Certificate:
     """The folder's certificate. CheckpointError: missing, unreadable, or no certificate."""
     values = read_object(folder / FILE)

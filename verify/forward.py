@@ -245,13 +245,13 @@ def _embedded(run: Run) -> Tensor:
         )
     weight = Weight(Role.TOKENS)
     rows = {
-        token: torch.cat([run.load(weight, piece) for piece in _row(checkpoint.parts[weight], token)], dim=1)
+        token: torch.cat([run.load(weight, piece) for piece in row_pieces(checkpoint.parts[weight], token)], dim=1)
         for token in set(tokens)
     }
     return torch.cat([rows[token] for token in tokens])
 
 
-def _row(parts: Parts, row: int) -> list[Piece]:
+def row_pieces(parts: Parts, row: int) -> list[Piece]:
     """The pieces of one row: a shard has either some rows whole (axis 0) or some columns of each (axis 1)."""
     if parts.axis != 0:
         return [tensor.rows(row, row + 1) for tensor in parts.pieces]

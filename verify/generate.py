@@ -1,38 +1,79 @@
-"""Text from any checkpoint as it stands, by the reference forward pass: slow, and for small models."""
+"""Tokens written by a model, one after the other, for several prompts at once."""
 
 from __future__ import annotations
 
-from llama_convert.convert.checkpoint import Checkpoint
-from llama_convert.verify.forward import FLOAT32, kept, logits
-from llama_convert.verify.judges import open_judge
-from llama_convert.verify.tokenizer_judges import Judge
+from collections.abc import Callable, Iterator, Sequence
 
-# After these a model has no more to say.
-_ENDS = ("</s>", "<|end_of_text|>", "<|eot_id|>", "<|eom_id|>")
+import torch
+
+from llama_convert.convert.errors import UsageError, counted
+from llama_convert.verify.decoding import new_cache, step
+from llama_convert.verify.model import Model
+from llama_convert.verify.sampling import Sampling, draw, generators
+
+# Whether a sequence is over with its newest token: its number among the prompts, its new tokens.
+Over = Callable[[int, Sequence[int]], bool]
 
 
-def complete(checkpoint: Checkpoint, prompt: str, max_new_tokens: int) -> str:
-    """What the model writes behind the prompt, always taking its likeliest token.
+def write(
+    model: Model,
+    prompts: Sequence[Sequence[int]],
+    sampling: Sampling,
+    max_new_tokens: int,
+    over: Over,
+    *,
+    first: int = 0,
+) -> Iterator[tuple[int | None, ...]]:
+    """The next token of every prompt, again and again; None for those that are over.
 
-    Stops at an end token, after max_new_tokens, or where the model's context is full.
-    Memory: the whole model in float32. Time: each token runs through it with all those before.
+    Ends when all are over, after max_new_tokens, or where the model's context is full. first: the number of the
+    first prompt among those drawn with the same seed. A token on which a sequence ends is given too.
+    Raises UsageError: prompts that are empty, longer than the context, or with ids that are no tokens.
     """
-    judge, load = open_judge(checkpoint), kept(FLOAT32)
-    start = judge.encode([prompt])[0]
-    ids, ends = list(start), _ends(judge)
-    while len(ids) < min(len(start) + max_new_tokens, checkpoint.config.context):
-        scores = logits(checkpoint, ids, load, at=[-1])
-        ids.append(int(scores[0].argmax()))
-        if ids[-1] in ends:
-            break
-    return _text(judge, ids).removeprefix(_text(judge, start))
+    check_prompts(model, prompts)
+    lengths = [len(prompt) for prompt in prompts]
+    capacity = min(max(lengths) + max_new_tokens, model.config.context)
+    written: list[list[int]] = [[] for _ in prompts]
+    running = [True] * len(prompts)
+    with torch.inference_mode():
+        cache = new_cache(model, lengths, capacity)
+        sources = generators(sampling, first, len(prompts))
+        padded = [[0] * (max(lengths) - len(prompt)) + list(prompt) for prompt in prompts]
+        tokens, start = torch.tensor(padded, device=model.device), 0
+        for _ in range(capacity - max(lengths)):
+            drawn = draw(step(model, tokens, cache, start), sampling, sources)
+            start += tokens.shape[1]
+            tokens = drawn[:, None]
+            found = drawn.tolist()
+            yield tuple(token if alive else None for token, alive in zip(found, running, strict=True))
+            for number, token in enumerate(found):
+                if running[number]:
+                    written[number].append(token)
+                    running[number] = not over(number, written[number])
+            if not any(running):
+                return
 
 
-def _ends(judge: Judge) -> set[int]:
-    return {judge.special[name] for name in _ENDS if name in judge.special}
+def check_prompts(model: Model, prompts: Sequence[Sequence[int]]) -> None:
+    """UsageError with everything that is wrong with them."""
+    problems = [
+        f"prompt {number}: {problem}"
+        for number, prompt in enumerate(prompts, start=1)
+        for problem in _problems(prompt, model.config.vocab_size, model.config.context)
+    ]
+    if problems:
+        raise UsageError(
+            f"The model cannot go on from {counted(len(problems), 'prompt')}",
+            problems=problems,
+            advice="Shorten what is too long; ids must be tokens of this model.",
+        )
 
 
-def _text(judge: Judge, ids: list[int]) -> str:
-    """The ids in words, without special tokens; decoded together, for a character may be cut over several."""
-    special = set(judge.special.values())
-    return judge.decode([number for number in ids if number not in special])
+def _problems(prompt: Sequence[int], vocab_size: int, context: int) -> Iterator[str]:
+    unknown = [token for token in prompt if not 0 <= token < vocab_size]
+    if not prompt:
+        yield "it has no tokens"
+    if unknown:
+        yield f"no token {unknown[0]}: ids go from 0 to {vocab_size - 1}"
+    if len(prompt) >= context:
+        yield f"{len(prompt):,} tokens leave no room in a context of {context:,}"

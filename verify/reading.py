@@ -94,7 +94,7 @@ def _rows(values: Tensor) -> NDArray[np.float32]:
 
 
 def _content(tensor: TensorSlice) -> Tensor:
-    return _in_order(tensor) if tensor.strides is None else _by_strides(tensor)
+    return read_bytes(tensor) if tensor.strides is None else _by_strides(tensor)
 
 
 def _decoded(scaled: Scaled) -> NDArray[np.float32]:
@@ -106,7 +106,8 @@ def _decoded(scaled: Scaled) -> NDArray[np.float32]:
     return decode_scaled(codes, scaled.codes.dtype, scales, scaled.tile)
 
 
-def _in_order(tensor: TensorSlice) -> Tensor:
+def read_bytes(tensor: TensorSlice) -> Tensor:
+    """The stored bytes of a tensor that lies row after row. CheckpointError where the file ends before them."""
     content = torch.empty(tensor.nbytes, dtype=torch.uint8)
     with tensor.file.open("rb", buffering=0) as file:
         file.seek(tensor.offset)

@@ -43,6 +43,25 @@ def test_json_has_verdict_figures_and_gate_of_each_level(run: Run, source: Calla
     assert logits["measures"]["positions"] > 256
 
 
+def test_a_verdict_on_all_levels_is_kept_by_what_was_made_of_a(
+    run: Run, source: Callable[..., Path], tmp_path: Path
+) -> None:
+    a, copy = source("3-2shards"), tmp_path / "converted"
+    kept = copy / "conversion.json"
+    run("convert", a, copy, "--to", "hf")
+    assert "verified" not in json.loads(kept.read_text())
+    run("verify", a, copy, "--level", "tensors")
+    assert "verified" not in json.loads(kept.read_text())
+    run("verify", copy, a)
+    other = Path(shutil.copytree(a, tmp_path / "another source"))
+    run("verify", other, copy)
+    assert "verified" not in json.loads(kept.read_text())
+    assert f"The verdict is kept in {kept}." in run("verify", a, copy).err
+    found = json.loads(kept.read_text())["verified"]
+    assert (found["ok"], [level["name"] for level in found["levels"]]) == (True, list(LEVELS))
+    assert run("verify", copy, "--certificate").status == 0
+
+
 def test_a_wrong_model_is_explained(run: Run, source: Callable[..., Path], copy: Path) -> None:
     change_json(copy / "config.json", rope_theta=10000.0, rope_parameters=...)
     sides = source("3-2shards"), copy

@@ -24,7 +24,7 @@ from tests.meta_reference import GATE, meta_logits, random_tokens, relative_diff
 VERSIONS = ("4.47.1", "4.57.6")
 OLDEST_CLIENT = "1.31.*"  # the lower bound of pyproject.toml
 ROOT = Path(__file__).parents[2]
-HUB_TESTS = ("tests/hub", "tests/cli/test_push.py")
+HUB_TESTS = ("tests/hub",)
 POSITIONS = 256
 JUDGE = Path(__file__).parent / "judge.py"
 TEXTS = [

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import signal
+from collections.abc import Callable, Iterator
 
 import huggingface_hub.constants
 import pytest
 
+from llama_convert.cli import main
+from tests.cli.commands import Result
 from tests.hub.fake_hub import FakeHub
 
 
@@ -36,3 +39,24 @@ def no_user(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFa
         "HF_HUB_DISABLE_PROGRESS_BARS": True,
     }.items():
         monkeypatch.setattr(constants, name, value)
+
+
+@pytest.fixture
+def run(
+    hub: FakeHub, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Iterator[Callable[..., Result]]:
+    """(arguments, token) -> the finished command, in this process, which takes the fake Hub for the Hub."""
+    handler = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", hub.url)
+
+    def ran(*arguments: object, token: str | None = None) -> Result:
+        if token:
+            monkeypatch.setenv("HF_TOKEN", token)
+        else:
+            monkeypatch.delenv("HF_TOKEN", raising=False)
+        capfd.readouterr()
+        status = main([str(argument) for argument in arguments])
+        return Result(status, *capfd.readouterr())
+
+    yield ran
+    signal.signal(signal.SIGTERM, handler)

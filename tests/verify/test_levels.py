@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from llama_convert.convert.errors import UsageError
-from llama_convert.convert.formats import open_checkpoint
-from llama_convert.verify import LEVELS, Verdict, compare, complete, verify, verify_levels
+from llama_convert.verify import LEVELS, Verdict, compare, verify, verify_levels
 from llama_convert.verify.compare import CEILING
 from llama_convert.verify.devices import choose, exact
 from tests.checkpoints import CASES
@@ -159,26 +158,3 @@ def test_levels_come_one_by_one_and_by_name(make_pair):
     for levels in (("tensor",), ()):
         with pytest.raises(UsageError, match="evel"):
             verify_levels(*pair, levels=levels)
-
-
-@pytest.mark.parametrize("name", ["2", "3"])
-def test_both_sides_complete_a_text_alike(name, open_pair):
-    a, b = open_pair(BY_NAME[name])
-    text = complete(a, "The quick", 12)
-    assert text
-    # A random model writes stray bytes, which sentencepiece shows otherwise than tokenizers does.
-    assert name == "2" or complete(b, "The quick", 12) == text
-    assert len(complete(b, "The quick", 3)) <= len(complete(b, "The quick", 12))
-
-
-def test_completion_is_the_likeliest_tokens(open_pair):
-    """Held against transformers, which keeps keys and values instead of computing them again."""
-    from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
-
-    _, b = open_pair(BY_NAME["3"])
-    tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(b.path / "tokenizer.json"))
-    model = LlamaForCausalLM.from_pretrained(b.path, dtype=torch.float32, local_files_only=True)
-    ids = tokenizer("The quick", return_tensors="pt").input_ids
-    wanted = model.generate(ids, max_new_tokens=12, do_sample=False, eos_token_id=513, pad_token_id=0)
-    new = wanted[0, ids.shape[1] :]
-    assert complete(open_checkpoint(b.path), "The quick", 12) == tokenizer.decode(new, skip_special_tokens=True)

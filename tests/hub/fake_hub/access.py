@@ -86,10 +86,12 @@ def check_gate(repository: Repository, account: Account | None) -> None:
         raise _gated(403, name, f"You are not in the authorized list. Visit https://huggingface.co/{name} to ask.")
 
 
-def check_write(repository: str, account: Account | None) -> Account:
-    """The account, if it may write to the repository."""
+def check_write(repository: str, account: Account | None, *, as_pull_request: bool = False) -> Account:
+    """The account, if it may write to the repository; a pull request may be opened by everyone with a name."""
     if account is None:
         raise refusal(401, "Invalid username or password.")
+    if as_pull_request:
+        return account
     if not account.writes(repository) or account.kind == "read":
         raise refusal(403, f"You don't have the rights to write to {repository}")
     return account

@@ -81,7 +81,7 @@ class Commit:
 
 @dataclass
 class PullRequest:
-    """An open pull request; its commits are at `refs/pr/NUMBER`."""
+    """A pull request; its commits are at `refs/pr/NUMBER`. status: open, draft, closed or merged."""
 
     number: int
     title: str

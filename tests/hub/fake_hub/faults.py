@@ -21,7 +21,7 @@ class Faults:
     to the true Content-Length. head_delay: seconds before a HEAD of a file is answered.
 
     first: only the first N requests that the fault is about. suffix: only files with names that end so.
-    on: what `status` is about: a file's bytes, the HEAD or redirect of a file (`/resolve`), or `/api`.
+    on: what `status` is about: a file's bytes, the HEAD or redirect of a file (`/resolve`), an upload, or `/api`.
     """
 
     cut_after: int | None = None
@@ -39,7 +39,7 @@ class Faults:
     head_delay: float = 0.0
     first: int | None = None
     suffix: str = ""
-    on: Literal["file", "head", "api"] = "file"
+    on: Literal["file", "head", "upload", "api"] = "file"
 
 
 NONE = Faults()

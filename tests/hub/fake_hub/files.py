@@ -110,6 +110,9 @@ def _stored(hub: FakeHub, call: Call, sha256: str) -> Answer:
     """An uploaded blob, kept if it is the announced one."""
     if call.method != "PUT" or not hub.signer.holds(call, Faults()):
         return _xml(403, "AccessDenied")
+    wrong = faulty_status(hub.book.strike("upload", call.path))
+    if wrong is not None:
+        return wrong
     blob = Blob.of(call.body)
     if blob.sha256 != sha256:
         return _xml(400, "BadDigest")

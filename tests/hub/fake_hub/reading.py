@@ -10,7 +10,7 @@ from urllib.parse import parse_qs, quote, unquote
 from tests.hub.fake_hub import xet
 from tests.hub.fake_hub.access import check_gate, check_write, find, who, whoami
 from tests.hub.fake_hub.answers import Answer, Call, as_json, faulty_status, refusal
-from tests.hub.fake_hub.contents import Blob, Commit, Repository, is_lfs
+from tests.hub.fake_hub.contents import Blob, Commit, PullRequest, Repository, is_lfs
 from tests.hub.fake_hub.files import file_answer, stored_path
 
 if TYPE_CHECKING:
@@ -92,22 +92,13 @@ def refs(hub: FakeHub, call: Call, name: str) -> Answer:
     })  # fmt: skip
 
 
-def discussions(hub: FakeHub, call: Call, name: str) -> Answer:
-    """GET /api/models/NAME/discussions: the pull requests, all on one page."""
-    repository = find(hub, name, who(hub, call.headers))
-    found = [
-        {
-            "num": pull.number,
-            "title": pull.title,
-            "status": pull.status,
-            "author": {"name": pull.author},
-            "isPullRequest": True,
-            "createdAt": _CREATED,
-            "repo": {"name": name, "type": "model"},
-        }
-        for pull in repository.pull_requests
-        if call.query.get("author", pull.author) == pull.author and call.query.get("status", pull.status) == pull.status
-    ]
+def discussions(hub: FakeHub, call: Call, name: str, number: str = "") -> Answer:
+    """GET /api/models/NAME/discussions[/NUMBER]: the pull requests, all on one page, or one in detail."""
+    pulls = find(hub, name, who(hub, call.headers)).pull_requests
+    if number:
+        details = {"events": [], "changes": {"base": "refs/heads/main"}, "filesWithConflicts": []}
+        return as_json(_pull_request(name, pulls[int(number) - 1]) | details)
+    found = [_pull_request(name, pull) for pull in pulls if call.query.get("author", pull.author) == pull.author]
     return as_json({"discussions": found, "count": len(found), "start": 0})
 
 
@@ -197,6 +188,18 @@ def _sibling(path: str, blob: Blob, details: bool) -> dict[str, Any]:
         return entry | {"size": blob.size, "blobId": blob.git_sha1}
     lfs = {"sha256": blob.sha256, "size": blob.size, "pointerSize": len(blob.pointer)}
     return entry | {"size": blob.size, "blobId": Blob.of(blob.pointer).git_sha1, "lfs": lfs}
+
+
+def _pull_request(name: str, pull: PullRequest) -> dict[str, Any]:
+    return {
+        "num": pull.number,
+        "title": pull.title,
+        "status": pull.status,
+        "author": {"name": pull.author},
+        "isPullRequest": True,
+        "createdAt": _CREATED,
+        "repo": {"name": name, "type": "model"},
+    }
 
 
 def _ref(repository: Repository, name: str, ref: str) -> dict[str, str]:

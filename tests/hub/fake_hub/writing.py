@@ -23,11 +23,13 @@ def create(hub: FakeHub, call: Call) -> Answer:
     asked = call.json()
     name = f"{asked.get('organization') or (account.name if account else '')}/{asked['name']}"
     check_write(name, account)
+    told = {"url": f"{hub.url}/{name}", "name": name, "id": name}
     if name in hub.repositories:
-        raise refusal(409, "You already created this model repo")
-    made = hub.repositories[name] = Repository(name, private=bool(asked.get("private")))
+        return as_json({"error": "You already created this model repo", **told}, 409)
+    private = asked.get("visibility") == "private" or bool(asked.get("private"))
+    made = hub.repositories[name] = Repository(name, private=private)
     made.commit({".gitattributes": Blob.of(b"*.safetensors filter=lfs\n")}, "main", "initial commit")
-    return as_json({"url": f"{hub.url}/{name}", "name": name, "id": name})
+    return as_json(told)
 
 
 def validate_yaml(hub: FakeHub, call: Call) -> Answer:
@@ -43,36 +45,45 @@ def validate_yaml(hub: FakeHub, call: Call) -> Answer:
 
 def preupload(hub: FakeHub, call: Call, name: str, revision: str) -> Answer:
     """POST /api/models/NAME/preupload/REVISION: how each file is to come, and what is there already."""
-    repository = _writable(hub, call, name)
+    repository, _ = _writable(hub, call, name, unquote(revision))
     there = commit_of(repository, unquote(revision)).files
     return as_json({"files": [_mode(entry, there.get(entry["path"])) for entry in call.json()["files"]]})
 
 
 def lfs_batch(hub: FakeHub, call: Call, name: str) -> Answer:
     """POST /NAME.git/info/lfs/objects/batch: where to put the blobs that are not here yet."""
-    _writable(hub, call, name)
+    find(hub, name, check_write(name, who(hub, call.headers), as_pull_request=True))
     return as_json({"transfer": "basic", "objects": [_upload(hub, entry) for entry in call.json()["objects"]]})
 
 
 def commit(hub: FakeHub, call: Call, name: str, revision: str) -> Answer:
     """POST /api/models/NAME/commit/REVISION: lines of a header, files, and files to delete."""
-    repository = _writable(hub, call, name)
-    account = check_write(name, who(hub, call.headers))
+    repository, account = _writable(hub, call, name, unquote(revision))
     base = commit_of(repository, unquote(revision))
     title, changes = _changes(hub, [json.loads(line) for line in call.text().splitlines()], base)
     target, pull = unquote(revision), None
     if call.query.get("create_pr") == "1":
-        target, pull = _open_pull_request(hub, repository, account, title, base)
-    made = repository.commit(changes, target, title)
-    answer = {"success": True, "commitOid": made.oid, "commitUrl": f"{hub.url}/{name}/commit/{made.oid}"}
+        made = _open_pull_request(repository, account, title, base, "open")
+        target, pull = f"refs/pr/{made.number}", f"{hub.url}/{repository.name}/discussions/{made.number}"
+    oid = repository.commit(changes, target, title).oid
+    answer = {"success": True, "commitOid": oid, "commitUrl": f"{hub.url}/{name}/commit/{oid}"}
     return as_json(answer | ({"pullRequestUrl": pull} if pull else {}))
 
 
-def _writable(hub: FakeHub, call: Call, name: str) -> Repository:
+def open_pull_request(hub: FakeHub, call: Call, name: str) -> Answer:
+    """POST /api/models/NAME/discussions: a draft, as for all that a program opens without a commit."""
+    account = check_write(name, who(hub, call.headers), as_pull_request=True)
+    repository = find(hub, name, account)
+    made = _open_pull_request(repository, account, call.json()["title"], commit_of(repository, "main"), "draft")
+    return as_json({"num": made.number})
+
+
+def _writable(hub: FakeHub, call: Call, name: str, revision: str) -> tuple[Repository, Account]:
+    """The repository and the account, which may write to this revision of it."""
     account = who(hub, call.headers)
     repository = find(hub, name, account)
-    check_write(name, account)
-    return repository
+    pull = call.query.get("create_pr") == "1" or revision.startswith("refs/pr/")
+    return repository, check_write(name, account, as_pull_request=pull)
 
 
 def _mode(entry: dict[str, Any], there: Blob | None) -> dict[str, Any]:
@@ -119,11 +130,8 @@ def _large(hub: FakeHub, value: dict[str, Any]) -> Blob:
     return blob or hub.keep(Blob(None, value["size"], value["oid"]))
 
 
-def _open_pull_request(
-    hub: FakeHub, repository: Repository, account: Account, title: str, base: Commit
-) -> tuple[str, str]:
-    number = len(repository.pull_requests) + 1
-    repository.pull_requests.append(PullRequest(number, title, account.name))
-    reference = f"refs/pr/{number}"
-    repository.refs[reference] = base.oid
-    return reference, f"{hub.url}/{repository.name}/discussions/{number}"
+def _open_pull_request(repository: Repository, account: Account, title: str, base: Commit, status: str) -> PullRequest:
+    made = PullRequest(len(repository.pull_requests) + 1, title, account.name, status)
+    repository.pull_requests.append(made)
+    repository.refs[f"refs/pr/{made.number}"] = base.oid
+    return made

@@ -39,13 +39,12 @@ def hash_of(hub: FakeHub, blob: Blob) -> str:
 
 def token(hub: FakeHub, call: Call, name: str, kind: str, revision: str) -> Answer:
     """GET /api/models/NAME/xet-read-token/REVISION, xet-write-token: where the storage is."""
-    del revision
     account = who(hub, call.headers)
     repository = find(hub, name, account)
     if not hub.xet:
         raise refusal(404, "Xet is off")
     if kind == "write":
-        check_write(name, account)
+        check_write(name, account, as_pull_request=call.query.get("create_pr") == "1" or "refs%2Fpr" in revision)
     check_gate(repository, account)
     where, expiration = hub.cas_url, int(time.time()) + 3600
     body = {"casUrl": where, "exp": expiration, "accessToken": "xet_test"}

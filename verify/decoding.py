@@ -1,0 +1,145 @@
+"""A model run with a memory of what came before: each token goes through it once.
+
+The plain forward pass in `forward` computes all positions anew; this one keeps the keys and values of those behind
+it. Both are held together by tests.
+
+Shapes: B sequences, T new tokens of each, S positions so far; heads are (B, heads, T, head_dim).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from llama_convert.convert.architecture import LlamaConfig, Rotary
+from llama_convert.verify.forward import frequencies
+from llama_convert.verify.model import Layer, Model
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cache:
+    """Keys and values of every layer, (B, kv_heads, capacity, head_dim) each; angles of every position.
+
+    pads: how many places at the start of each sequence are empty, (B,). cosines, sines: (capacity, head_dim / 2).
+    """
+
+    keys: tuple[Tensor, ...]
+    values: tuple[Tensor, ...]
+    pads: Tensor
+    cosines: Tensor
+    sines: Tensor
+
+    @property
+    def nbytes(self) -> int:
+        """Memory it takes."""
+        return sum(tensor.nbytes for tensor in (*self.keys, *self.values))
+
+
+def new_cache(model: Model, lengths: Sequence[int], capacity: int) -> Cache:
+    """An empty one for prompts of these lengths; the shorter ones stand at the right."""
+    config = model.config
+    shape = (len(lengths), model.kv_heads, capacity, config.head_dim)
+    make = torch.zeros if model.device == "cpu" else torch.empty
+    layers = range(config.layers)
+    angles = torch.outer(torch.arange(capacity, dtype=torch.float64), frequencies(config))
+    return Cache(
+        keys=tuple(make(shape, dtype=model.dtype, device=model.device) for _ in layers),
+        values=tuple(make(shape, dtype=model.dtype, device=model.device) for _ in layers),
+        pads=torch.tensor([max(lengths) - length for length in lengths], device=model.device),
+        cosines=angles.cos().float().to(model.device),
+        sines=angles.sin().float().to(model.device),
+    )
+
+
+def step(model: Model, tokens: Tensor, cache: Cache, start: int) -> Tensor:
+    """The logits after the last of the new tokens, (B, vocab), in float32.
+
+    tokens: (B, T), at places start to start + T of the cache, which then holds them too.
+    """
+    places = torch.arange(start, start + tokens.shape[1], device=model.device)
+    state = run(model, model.tokens.rows(tokens), cache, places, start + tokens.shape[1])
+    return model.head.times(_normed(state[:, -1], model.final_norm, model.config)).float()
+
+
+def all_logits(model: Model, tokens: Tensor) -> Tensor:
+    """The logits after each token, (B, T, vocab), in float32, of sequences that are all of one length."""
+    lengths = [tokens.shape[1]] * len(tokens)
+    cache = new_cache(model, lengths, tokens.shape[1])
+    places = torch.arange(tokens.shape[1], device=model.device)
+    state = run(model, model.tokens.rows(tokens), cache, places, tokens.shape[1])
+    return model.head.times(_normed(state, model.final_norm, model.config)).float()
+
+
+def run(model: Model, state: Tensor, cache: Cache, places: Tensor, span: int) -> Tensor:
+    """The state of the new tokens behind the last layer, (B, T, hidden_size).
+
+    places: where in the cache they stand, (T,). span: places of the cache that are looked at.
+    """
+    visible = _visible(cache.pads, places, span)
+    positions = (places - cache.pads[:, None]).clamp(min=0)
+    turn = _Turn(model.rotary, cache.cosines[positions][:, None], cache.sines[positions][:, None])
+    for layer, keys, values in zip(model.layers, cache.keys, cache.values, strict=True):
+        normed = _normed(state, layer.attention_norm, model.config)
+        state = state + _attention(model, layer, normed, turn, keys, values, places, visible)
+        normed = _normed(state, layer.ffn_norm, model.config)
+        state = state + layer.down.times(torch.nn.functional.silu(layer.gate.times(normed)) * layer.up.times(normed))
+    return state
+
+
+def _visible(pads: Tensor, places: Tensor, span: int) -> Tensor:
+    """Which places each new token looks at, (B, 1, T, span): those up to itself that are not empty.
+
+    An empty place looks at itself: with nothing to look at it would become NaN.
+    """
+    others = torch.arange(span, device=places.device)
+    before = (others <= places[:, None]) & (others >= pads[:, None, None])
+    return (before | (others == places[:, None]))[:, None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Turn:
+    """The turning of heads by their positions. cosines, sines: (B, 1, T, head_dim / 2), float32."""
+
+    rotary: Rotary
+    cosines: Tensor
+    sines: Tensor
+
+    def __call__(self, heads: Tensor) -> Tensor:
+        if self.rotary is Rotary.PAIRS:
+            x, y = torch.unflatten(heads.float(), -1, (-1, 2)).unbind(-1)
+        else:
+            x, y = heads.float().chunk(2, dim=-1)
+        turned = (x * self.cosines - y * self.sines, y * self.cosines + x * self.sines)
+        joined = torch.stack(turned, dim=-1).flatten(-2) if self.rotary is Rotary.PAIRS else torch.cat(turned, dim=-1)
+        return joined.to(heads.dtype)
+
+
+def _attention(
+    model: Model,
+    layer: Layer,
+    normed: Tensor,
+    turn: _Turn,
+    keys: Tensor,
+    values: Tensor,
+    places: Tensor,
+    visible: Tensor,
+) -> Tensor:
+    """Every query head looks at the key head of its group."""
+    queries, new_keys, new_values = (
+        torch.unflatten(matrix.times(normed), -1, (-1, model.config.head_dim)).transpose(1, 2)
+        for matrix in (layer.query, layer.key, layer.value)
+    )
+    keys.index_copy_(2, places, turn(new_keys))
+    values.index_copy_(2, places, new_values)
+    span = visible.shape[-1]
+    mixed = torch.nn.functional.scaled_dot_product_attention(
+        turn(queries), keys[:, :, :span], values[:, :, :span], attn_mask=visible, enable_gqa=True
+    )
+    return layer.attention_out.times(mixed.transpose(1, 2).flatten(2))
+
+
+def _normed(state: Tensor, weight: Tensor, config: LlamaConfig) -> Tensor:
+    return torch.nn.functional.rms_norm(state, weight.shape, weight, config.norm_eps)
