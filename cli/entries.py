@@ -23,6 +23,7 @@ _LEFT_BY = {
     "partial": "not finished: left by a killed run",
     "replaced": "the old folder: left by a run that was killed while it replaced it",
     "removed": "half removed",
+    "download": "a download that did not end",
 }
 
 
@@ -206,15 +207,12 @@ def made_entry(made: Made) -> Entry:
 
 def leftover_entry(left: Leftover) -> Entry:
     """What a killed run left, or a run that is not over has."""
-    from llama_convert.convert.removing import files_of
-
-    files = files_of(left)
     return Entry(
         name=str(left.folder),
         kind="leftover",
         path=left.folder,
-        files=files,
-        inodes=on_disk(files),
+        files=left.files,
+        inodes=on_disk(left.files),
         state="being written now" if left.in_use else _LEFT_BY[left.kind],
     )
 

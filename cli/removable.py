@@ -15,10 +15,9 @@ from types import FrameType
 from llama_convert.cli.entries import INCOMPLETE, cached_commits
 from llama_convert.convert.disk import freed, is_locked, on_disk
 from llama_convert.convert.errors import UsageError, counted
-from llama_convert.convert.made import Leftover, leftover, read_made
+from llama_convert.convert.made import Leftover, look_at
 from llama_convert.convert.removing import (
     check_leftover,
-    files_of,
     plan_removal,
     remove_leftover,
     remove_made,
@@ -122,10 +121,10 @@ def _folder(name: str) -> Removable:
     path = Path(name)
     if path.is_symlink():
         raise UsageError(f"{name}: is a link to {path.resolve()}", advice="Give the folder itself.")
-    left = leftover(path)
-    if left is not None:
-        return _leftover(name, left)
-    if not path.is_dir() or read_made(path) is None:
+    found = look_at(path)
+    if isinstance(found, Leftover):
+        return _leftover(name, found)
+    if found is None:
         raise UsageError(
             f"{name}: not made by llama-convert: there is no conversion.json in it, and no record of a download",
             advice="Delete it yourself if it is not needed.",
@@ -145,13 +144,12 @@ def _folder(name: str) -> Removable:
 
 def _leftover(name: str, left: Leftover) -> Removable:
     check_leftover(left)
-    names = files_of(left)
     return Removable(
         name=name,
         what=f"what a killed run left of {left.target.name}",
-        files=tuple(str(file.relative_to(left.folder)) for file in names),
-        nbytes=sum(on_disk(names).values()),
-        freed=freed(names),
+        files=tuple(str(file.relative_to(left.folder)) for file in left.files),
+        nbytes=sum(on_disk(left.files).values()),
+        freed=freed(left.files),
         carry_out=partial(remove_leftover, left),
         rest=left.folder,
     )

@@ -12,12 +12,13 @@ from llama_convert.convert.claims import NAME
 from llama_convert.convert.disk import files_below, is_locked
 from llama_convert.convert.errors import CheckpointError, UsageError
 from llama_convert.convert.json_files import read_object
-from llama_convert.convert.origin import DOWNLOAD, Origin, known_origin
+from llama_convert.convert.origin import CLIENT, DOWNLOAD, Origin, known_origin
 from llama_convert.convert.places import Contents
 from llama_convert.convert.publish import lock_file
 
 _DEEPEST = 4  # folders below a given one, such as models/organisation/name
 _LEFT = re.compile(r"\.(?P<name>.+)\.(?P<kind>partial|replaced|removed)")
+_PART = re.compile(r".+\.llama-convert(-\w+)?(\.journal)?\.incomplete")
 _SAID = ("format", "llama_version", "parameters", "dtype")
 
 
@@ -63,12 +64,14 @@ class Leftover:
     """What a run left that was killed. target: the folder that it was about.
 
     kind: `partial`, not yet whole; `replaced`, the old folder while a new one took its place; `removed`, what was
-    being removed. in_use: a run that is not over works on the target.
+    being removed; `download`, a folder with parts of files. files: all that was left, of a download the parts alone.
+    in_use: a run that is not over works on the target.
     """
 
     kind: str
     folder: Path
     target: Path
+    files: tuple[Path, ...]
     in_use: bool
 
 
@@ -105,21 +108,28 @@ def _path(item: Made | Leftover | str, folder: Path) -> Path:
 
 
 def _walk(folder: Path, without: Collection[Path], depth: int) -> Iterator[Made | Leftover | str]:
-    made = read_made(folder)
-    if made is not None:
-        yield made
-        return
     try:
+        found = look_at(folder)
         inner = sorted(path for path in folder.iterdir() if path.is_dir() and not path.is_symlink())
     except OSError as error:
-        yield f"{folder}: {error.strerror}"
+        yield f"{error.filename or folder}: {error.strerror}"
+        return
+    if found is not None:
+        yield found
         return
     for path in inner:
-        left = leftover(path)
-        if left is not None:
-            yield left
-        elif depth and not path.name.startswith(".") and path.resolve() not in without:
+        if path.name.startswith("."):
+            left = look_at(path) if _LEFT.fullmatch(path.name) else None
+            yield from () if left is None else (left,)
+        elif depth and path.resolve() not in without:
             yield from _walk(path, without, depth - 1)
+
+
+def look_at(folder: Path) -> Made | Leftover | None:
+    """The folder as what a killed run left, or as one with a record of ours; None where it is neither."""
+    if _LEFT.fullmatch(folder.name):
+        return leftover(folder)
+    return read_made(folder) or leftover(folder)
 
 
 def leftover(folder: Path) -> Leftover | None:
@@ -128,15 +138,33 @@ def leftover(folder: Path) -> Leftover | None:
     The lock that a killed run leaves beside it, or a record inside, tells it from a stranger of such a name.
     """
     match = _LEFT.fullmatch(folder.name)
-    if match is None or not folder.is_dir():
+    if not folder.is_dir():
         return None
+    if match is None:
+        return _unfinished(folder)
     target = folder.resolve().parent / match["name"]
     marked = lock_file(target).exists()
     if match["kind"] == "removed":
         marked = read_made(folder) is not None or not any(files_below(folder))
     if not marked:
         return None
-    return Leftover(kind=match["kind"], folder=folder, target=target, in_use=is_locked(lock_file(target)))
+    files = tuple(files_below(folder))
+    in_use = is_locked(lock_file(target))
+    return Leftover(kind=match["kind"], folder=folder, target=target, files=files, in_use=in_use)
+
+
+def _unfinished(folder: Path) -> Leftover | None:
+    """A folder that a download has begun to fill; without parts of files it is none of ours, for want of a record."""
+    if not (folder / CLIENT).is_dir():
+        return None
+    parts = tuple(path for path in files_below(folder) if is_part(path))
+    in_use = any(map(is_locked, parts))
+    return Leftover(kind="download", folder=folder, target=folder, files=parts, in_use=in_use) if parts else None
+
+
+def is_part(path: Path) -> bool:
+    """Whether it is a part of a file that was being fetched, or notes about one."""
+    return _PART.fullmatch(path.name) is not None
 
 
 def read_made(folder: Path) -> Made | None:

@@ -13,6 +13,8 @@ from llama_convert.convert.json_files import read_object
 
 # What a download into a folder leaves there.
 DOWNLOAD = Path(".cache", "llama-convert", "download.json")
+# What the Hub's client notes there of the files, and our downloads for it.
+CLIENT = Path(".cache", "huggingface")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,13 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llama_convert.convert.claims import NAME
-from llama_convert.convert.disk import files_below, is_locked
+from llama_convert.convert.disk import is_locked
 from llama_convert.convert.errors import UsageError, counted
-from llama_convert.convert.made import Leftover, Made, leftover, read_made
-from llama_convert.convert.origin import DOWNLOAD
+from llama_convert.convert.made import Leftover, Made, is_part, leftover, read_made
+from llama_convert.convert.origin import CLIENT, DOWNLOAD
 from llama_convert.convert.publish import exclusive, lock_file, sync_path
 
 _RECORDS = (Path(NAME), DOWNLOAD)
+# Beside a record of a download: what it, and the Hub's client, note about the files; parts of files yet to come.
+_KEPT = (DOWNLOAD.parent, CLIENT)
 _SHOWN = 5  # names in one message
 
 
@@ -36,9 +38,9 @@ def plan_removal(folder: Path) -> Removal:
 
     Raises UsageError: it has no readable record, holds files that no record names, or a run is writing it.
     """
-    if is_locked(lock_file(folder)):
-        raise UsageError(f"{folder}: a run is writing it now", advice="Wait until it is over.")
     made = read_made(folder)
+    if is_locked(lock_file(folder)) or (made and any(is_locked(path) for path in made.files if _may_be_locked(path))):
+        raise UsageError(f"{folder}: a run is writing it now", advice="Wait until it is over.")
     if made is None or made.problem:
         raise UsageError(
             f"{folder}: {made.problem if made else 'no conversion.json, and no record of a download'}: "
@@ -58,7 +60,15 @@ def _planned(made: Made) -> Removal:
 
 
 def _is_known(name: Path, made: Made) -> bool:
-    return name.as_posix() in made.recorded or name in _RECORDS or DOWNLOAD.parent in name.parents
+    if name.as_posix() in made.recorded or name in _RECORDS:
+        return True
+    kept = _KEPT if (made.folder / DOWNLOAD).is_file() else ()
+    return any(folder in name.parents for folder in kept) or (bool(kept) and is_part(name))
+
+
+def _may_be_locked(path: Path) -> bool:
+    """The locks of the Hub's client, and parts of files that come."""
+    return path.suffix == ".lock" or is_part(path)
 
 
 def _holds_others(found: Removal) -> UsageError:
@@ -107,6 +117,10 @@ def check_leftover(left: Leftover) -> None:
 def remove_leftover(left: Leftover) -> None:
     """Remove what a killed run left. Raises what `check_leftover` raises."""
     check_leftover(left)
+    if left.kind == "download":
+        for path in left.files:
+            path.unlink(missing_ok=True)
+        return
     try:
         with exclusive(left.target):
             if left.kind == "removed":
@@ -141,8 +155,3 @@ def _folders(folder: Path) -> Iterator[Path]:
     yield from sorted(inner, key=lambda path: len(path.parts), reverse=True)
     if folder.exists():
         yield folder
-
-
-def files_of(left: Leftover) -> tuple[Path, ...]:
-    """Every file in what a killed run left."""
-    return tuple(files_below(left.folder))

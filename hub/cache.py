@@ -52,7 +52,7 @@ class BrokenRepository:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Interrupted:
-    """Files of downloads that did not end. locks: as in CacheRemoval."""
+    """Files of downloads that did not end. locks: as in CacheRemoval; ours hold them on the files themselves."""
 
     repository: str
     files: tuple[Path, ...]
@@ -128,12 +128,19 @@ def _missing(repo: CachedRepoInfo, revision: CachedRevisionInfo) -> tuple[str, .
 
 def _broken(folder: Path, known: set[Path], warnings: list[str]) -> Iterator[BrokenRepository]:
     for path in sorted(folder.glob(f"{_MODELS}*")):
-        if path not in known:
+        if path not in known and _holds_something(path):
             about = re.compile(re.escape(str(path)) + r"(?![\w.-])")
             told = (text.replace(f"{path}{os.sep}", "") for text in warnings if about.search(text))
             yield BrokenRepository(
                 repository=_repository(path), folder=path, problem=next(told, "the cache does not know it")
             )
+
+
+def _holds_something(path: Path) -> bool:
+    """Not only the beginnings of a download."""
+    blobs = path / "blobs"
+    whole = (blob.suffix != ".incomplete" for blob in blobs.iterdir()) if blobs.is_dir() else ()
+    return any(whole) or any((path / "snapshots").glob("*/*"))
 
 
 def _repository(path: Path) -> str:
@@ -146,7 +153,9 @@ def _interrupted(folder: Path, files: Iterable[Path]) -> Iterator[Interrupted]:
         by_folder.setdefault(file.parent.parent, []).append(file)
     for path, found in by_folder.items():
         if path.name.startswith(_MODELS):
-            yield Interrupted(repository=_repository(path), files=tuple(found), locks=_locks(folder, path.name))
+            yield Interrupted(
+                repository=_repository(path), files=tuple(found), locks=(*_locks(folder, path.name), *found)
+            )
 
 
 def _locks(folder: Path, name: str) -> tuple[Path, ...]:
@@ -169,14 +178,17 @@ class CacheRemoval:
 def plan_cache_removal(repository: str, commits: Iterable[str]) -> CacheRemoval:
     """What is to go from the cache; nothing is touched."""
     commits, folder = tuple(commits), cache_folder()
-    names = set(_names(_strategy(repository, commits)))
-    shared = [name for name in names if name.is_symlink() and name.parent.name == "blobs"]
+    strategy = _strategy(repository, commits)
+    names = set(_names(strategy))
+    sweeps = hasattr(strategy, "cache_dir")  # version 1 of the client does not know the store, and leaves it alone
+    shared = [name for name in names if name.is_symlink() and name.parent.name == "blobs"] if sweeps else []
     gone = {file for name in shared for file in _swept(name, names, folder)}
+    parts = tuple(sorted(name for name in names if name.suffix == ".incomplete"))
     return CacheRemoval(
         repository=repository,
         commits=commits,
         names=tuple(sorted(names | gone)),
-        locks=_locks(folder, _MODELS + repository.replace("/", "--")),
+        locks=_locks(folder, _MODELS + repository.replace("/", "--")) + parts,
     )
 
 

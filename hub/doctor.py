@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from threading import Thread
 from typing import Literal, TypeVar
-from urllib.parse import urlsplit
 
-from llama_convert.hub.errors import HubError, explained
+from llama_convert.hub.errors import HubError, endpoint, explained
 from llama_convert.hub.repository import RepositoryName, Snapshot, look_up, parse_name
 from llama_convert.hub.token import owner, token_source
 
@@ -70,15 +69,7 @@ def _offline(on: bool) -> Check:
 
 def _endpoint() -> Check:
     chosen = " (HF_ENDPOINT)" if os.environ.get("HF_ENDPOINT") else ""
-    return Check(name="endpoint", status="ok", found=_host() + chosen)
-
-
-def _host() -> str:
-    """The Hub's address, without a name and a password that may stand in it."""
-    from huggingface_hub import constants
-
-    parts = urlsplit(constants.ENDPOINT)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+    return Check(name="endpoint", status="ok", found=endpoint() + chosen)
 
 
 def _proxies() -> Check:
@@ -115,17 +106,17 @@ def _connection() -> Check:
         return Check(
             name="connection",
             status="problem",
-            found=f"{_host()} answers {status}, and not as a Hub does",
+            found=f"{endpoint()} answers {status}, and not as a Hub does",
             advice="Check HF_ENDPOINT and proxies, or try again later.",
         )
-    return Check(name="connection", status="ok", found=f"{_host()} answers")
+    return Check(name="connection", status="ok", found=f"{endpoint()} answers")
 
 
 def _no_answer(name: str, seconds: float) -> Check:
     return Check(
         name=name,
         status="problem",
-        found=f"{_host()} does not answer within {seconds:.0f} seconds",
+        found=f"{endpoint()} does not answer within {seconds:.0f} seconds",
         advice="Check the network, proxies and HF_ENDPOINT.",
     )
 
@@ -166,7 +157,7 @@ def _owned(source: str) -> Check:
             status="warning",
             found=f"{found}, without the permission to read gated repositories",
             advice="Tick 'Read access to contents of all public gated repos you can access' for it at "
-            f"{_host()}/settings/tokens.",
+            f"{endpoint()}/settings/tokens.",
         )
     return Check(name="token", status="ok", found=found)
 

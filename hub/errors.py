@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeAlias
+from urllib.parse import urlsplit
 
 _ADDRESS = re.compile(r"https?://\S+")
 
@@ -70,10 +71,16 @@ def _table() -> tuple[tuple[type[BaseException], _Told], ...]:
     )
 
 
-def _page(repository: str) -> str:
+def endpoint() -> str:
+    """The Hub's address as it may be shown: without a name and a password that may stand in it."""
     from huggingface_hub import constants
 
-    return f"{constants.ENDPOINT}/{repository}"
+    parts = urlsplit(constants.ENDPOINT)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
+def _page(repository: str) -> str:
+    return f"{endpoint()}/{repository}"
 
 
 def _gated(repository: str, error: Any) -> HubError:
@@ -167,19 +174,15 @@ def _offline(repository: str, error: Any) -> HubError:
 
 
 def _no_hub(repository: str, error: Any) -> HubError:
-    from huggingface_hub import constants
-
     return HubError(
-        f"{repository}: {constants.ENDPOINT} does not answer as a Hub does", advice="Check HF_ENDPOINT and proxies."
+        f"{repository}: {endpoint()} does not answer as a Hub does", advice="Check HF_ENDPOINT and proxies."
     )
 
 
 def _unreachable(repository: str, error: Any) -> HubError:
-    from huggingface_hub import constants
-
     cause = error.__cause__ if isinstance(error, FileNotFoundError) and error.__cause__ else error
     return HubError(
-        f"{repository}: no connection to {constants.ENDPOINT} ({type(cause).__name__}: {redacted(str(cause))})",
+        f"{repository}: no connection to {endpoint()} ({type(cause).__name__}: {redacted(str(cause))})",
         advice="Check the network, proxies and HF_ENDPOINT; what was fetched is kept.",
     )
 

@@ -18,7 +18,8 @@ from llama_convert.convert.claims import NAME as CERTIFICATE
 from llama_convert.convert.containers.slices import TensorFile
 from llama_convert.convert.digests import CRC32, MD5, SHA256, Extent, all_of
 from llama_convert.convert.errors import CheckpointError, counted
-from llama_convert.verify.certified import WEIGHTS, certificate_statements, differences, read_certificate
+from llama_convert.convert.places import WEIGHTS
+from llama_convert.verify.certified import certificate_statements, differences, read_certificate
 from llama_convert.verify.downloads import hub_statements
 from llama_convert.verify.report import LevelResult, judged, not_checked
 from llama_convert.verify.statements import Kind, Statement, broken, counts

@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+
+from tests.cli.commands import Result
 
 
 def commit_of(text: str) -> str:
@@ -78,3 +80,17 @@ def blocks(*folders: Path) -> int:
                 if not os.path.islink(os.path.join(place, name)):
                     found[status.st_dev, status.st_ino] = status.st_blocks * 512
     return sum(found.values())
+
+
+def names(run: Callable[..., Result]) -> set[str]:
+    return {entry["name"] for entry in run("list", "--json").json["entries"]}
+
+
+def removed(run: Callable[..., Result], name: str, *places: Path) -> int:
+    """Bytes that removing it freed, which must be what was said."""
+    before = blocks(*places)
+    result = run("remove", name, "--yes", "--json")
+    assert result.status == 0, result.err
+    assert (result.json["removed"], result.json["name"]) == (True, name)
+    assert result.json["freed"] == before - blocks(*places)
+    return int(result.json["freed"])

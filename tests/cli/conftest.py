@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub.constants
 import pytest
 
 from llama_convert.cli import main
@@ -54,6 +55,23 @@ def converted(meta_checkpoint: Callable[[Case], Path], tmp_path_factory: pytest.
     folder = tmp_path_factory.mktemp("converted") / "huggingface"
     assert main(["convert", str(meta_checkpoint(BY_NAME["3-2shards"])), str(folder), "-q", "--shard-size", "1MB"]) == 0
     signal.signal(signal.SIGTERM, handler)
+    return folder
+
+
+@pytest.fixture
+def made(converted: Path) -> Path:
+    """A converted folder of the test's own, in the folder it runs in."""
+    return Path(shutil.copytree(converted, "made"))
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache; the command runs in an empty folder."""
+    folder = tmp_path / "home" / "hub"
+    folder.mkdir(parents=True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(folder))
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
     return folder
 
 

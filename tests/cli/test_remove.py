@@ -1,61 +1,25 @@
-"""`remove`: what goes is what was said, nothing else goes, and an interruption can be mended."""
+"""`remove`: what goes is what was said, and nothing else goes."""
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import pty
 import shutil
-import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
-import huggingface_hub.constants
+import huggingface_hub
 import pytest
 
-from llama_convert.convert.publish import lock_file, staged
-from llama_convert.convert.removing import remove_made, removed_folder
-from tests.cli.cached import blocks, files_of, put
+from tests.cli.cached import blocks, files_of, names, put, removed
 from tests.cli.commands import Result, change_json
 from tests.cli.conftest import check_refusal
 
 Run = Callable[..., Result]
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty cache; the command runs in an empty folder."""
-    folder = tmp_path / "home" / "hub"
-    folder.mkdir(parents=True)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(folder))
-    (tmp_path / "here").mkdir()
-    monkeypatch.chdir(tmp_path / "here")
-    return folder
-
-
-@pytest.fixture
-def made(converted: Path) -> Path:
-    """A converted folder, here."""
-    return Path(shutil.copytree(converted, "made"))
-
-
-def names(run: Run) -> set[str]:
-    return {entry["name"] for entry in run("list", "--json").json["entries"]}
-
-
-def removed(run: Run, name: str, *places: Path) -> int:
-    """Bytes that removing it freed, which must be what was said."""
-    before = blocks(*places)
-    result = run("remove", name, "--yes", "--json")
-    assert result.status == 0, result.err
-    assert (result.json["removed"], result.json["name"]) == (True, name)
-    assert result.json["freed"] == before - blocks(*places)
-    return int(result.json["freed"])
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 def test_a_made_folder(run: Run, made: Path) -> None:
@@ -129,8 +93,10 @@ def test_a_blob_of_the_store_stays_while_others_link_to_it(run: Run, cache: Path
     assert "MB stay, for others hold them too" in result.err
     assert removed(run, "herd/llama", cache) < 8192
     assert run("list", "--json").json["entries"][0]["checkpoints"][0]["state"] == ""
-    assert removed(run, "flock/llama", cache) > blocks(converted)
-    assert [path for path in (cache / "blobs").rglob("*") if len(path.name) == 64] == []
+    freed = removed(run, "flock/llama", cache)
+    if int(huggingface_hub.__version__.split(".")[0]) > 1:  # before, the client leaves the store alone
+        assert freed > blocks(converted)
+        assert [path for path in (cache / "blobs").rglob("*") if len(path.name) == 64] == []
 
 
 @pytest.mark.parametrize("meant", ["herd/llama", "herd/new-name"])
@@ -157,146 +123,6 @@ def test_what_is_not_there_or_not_ours(run: Run, cache: Path, converted: Path, n
     check_refusal(run("remove", name, "--yes"), 2)
     assert names(run) == {"herd/llama"}
     assert Path("plain").exists()
-
-
-def test_rests_of_downloads(run: Run, cache: Path, converted: Path) -> None:
-    put(cache, "herd/llama", files_of(converted))
-    (cache / "models--herd--llama/blobs/0123.4567.incomplete").write_bytes(b"#" * 9999)
-    assert names(run) == {"herd/llama", "herd/llama@incomplete"}
-    locks = cache / ".locks/models--herd--llama"
-    locks.mkdir(parents=True)
-    with (locks / "0123.lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        for name in ("herd/llama", "herd/llama@incomplete"):
-            check_refusal(run("remove", name, "--yes"), 2)
-    assert 9999 < removed(run, "herd/llama@incomplete", cache) < 20_000
-    assert names(run) == {"herd/llama"}
-
-
-@contextmanager
-def child(work: Callable[[], None]) -> Iterator[int]:
-    """A process that does this and dies without any tidying, as if killed; it is killed when the block ends."""
-    process = os.fork()
-    if process == 0:
-        try:
-            work()
-        finally:
-            os._exit(9)
-    try:
-        yield process
-    finally:
-        os.kill(process, signal.SIGKILL)
-        os.waitpid(process, 0)
-
-
-def dies(work: Callable[[], None]) -> None:
-    process = os.fork()
-    if process == 0:
-        try:
-            work()
-        finally:
-            os._exit(9)
-    os.waitpid(process, 0)
-
-
-def test_a_run_that_is_not_over_and_what_it_leaves_when_killed(run: Run) -> None:
-    def write() -> None:
-        with staged(Path("out")) as partial:
-            (partial / "half.safetensors").write_bytes(b"#" * 9999)
-            (partial / "ready").touch()
-            time.sleep(60)
-
-    with child(write):
-        while not Path(".out.partial/ready").exists():
-            time.sleep(0.01)
-        (entry,) = run("list", "--json").json["entries"]
-        assert (entry["name"], entry["state"]) == (".out.partial", "being written now")
-        check_refusal(run("remove", ".out.partial", "--yes"), 2)
-    (entry,) = run("list", "--json").json["entries"]
-    assert entry["state"] == "not finished: left by a killed run"
-    assert removed(run, ".out.partial", Path()) > 9999
-    assert list(Path().iterdir()) == []
-
-
-def test_a_folder_of_such_a_name_that_is_not_ours(run: Run) -> None:
-    Path(".thesis.partial").mkdir()
-    Path(".thesis.partial/chapter").write_text("mine")
-    Path(".thesis.removed").mkdir()
-    Path(".thesis.removed/chapter").write_text("mine")
-    assert names(run) == set()
-    for name in (".thesis.partial", ".thesis.removed"):
-        check_refusal(run("remove", name, "--yes"), 2)
-    assert len(list(Path().rglob("chapter"))) == 2
-
-
-def test_a_folder_that_is_being_written(run: Run, made: Path) -> None:
-    with lock_file(made).open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        check_refusal(run("remove", "made", "--yes"), 2)
-    assert len(files_of(made)) > 5
-    lock_file(made).unlink()
-
-
-def test_the_only_copy_of_a_replaced_folder_stays(run: Run, made: Path) -> None:
-    made.rename(".made.replaced")
-    lock_file(made).touch()
-    assert "rename" in run("remove", ".made.replaced", "--yes").err.lower()
-    assert len(files_of(Path(".made.replaced"))) > 5
-
-
-@pytest.mark.parametrize("last", range(0, 16, 3))
-def test_killed_while_it_removes(run: Run, made: Path, monkeypatch: pytest.MonkeyPatch, last: int) -> None:
-    """last: files deleted before the kill."""
-    (Path("other")).write_text("mine")
-    everything = set(files_of(made))
-
-    def work() -> None:
-        unlink, count = Path.unlink, iter(range(last))
-        Path.unlink = lambda path, **options: unlink(path, **options) if next(count, None) is not None else os._exit(9)  # type: ignore[assignment]
-        remove_made(made)
-
-    dies(work)
-    aside = removed_folder(made)
-    assert not made.exists()
-    assert len(files_of(aside)) == len(everything) - min(last, len(everything))
-    if aside.exists():
-        assert names(run) == {".made.removed"}
-        assert run("remove", ".made.removed", "--yes").status == 0
-    assert {path.name for path in Path().iterdir()} - {".made.lock"} == {"other"}
-
-
-def test_interrupted_while_it_removes(run: Run, made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    unlink, count = Path.unlink, iter(range(3))
-
-    def interrupted(path: Path, **options: bool) -> None:
-        if path.parent.name.endswith(".removed") and next(count, None) is None:
-            raise KeyboardInterrupt
-        unlink(path, **options)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Path, "unlink", interrupted)
-        result = run("remove", "made", "--yes")
-    assert result.status == 130
-    assert "Run: llama-convert remove .made.removed" in result.err
-    assert [path.name for path in Path().iterdir()] == [".made.removed"]
-    assert removed(run, ".made.removed", Path()) > 0
-    assert list(Path().iterdir()) == []
-
-
-def test_the_cache_is_not_left_half_removed(
-    run: Run, cache: Path, converted: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    put(cache, "herd/llama", files_of(converted))
-    rmtree = shutil.rmtree
-
-    def disturbed(path: Path) -> None:
-        os.kill(os.getpid(), signal.SIGINT)
-        rmtree(path)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(shutil, "rmtree", disturbed)
-        assert run("remove", "herd/llama", "--yes").status == 130
-    assert not (cache / "models--herd--llama").exists()
 
 
 def test_it_asks(cache: Path, made: Path) -> None:

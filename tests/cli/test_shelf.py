@@ -20,18 +20,8 @@ from tests.cli.commands import Result, change_json
 from tests.hub.fake_hub import FakeHub
 
 Run = Callable[..., Result]
+pytestmark = pytest.mark.usefixtures("cache")
 ORIGIN = Origin(repository="herd/llama", commit=commit_of("herd"))
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty cache; the command runs in an empty folder."""
-    folder = tmp_path / "home" / "hub"
-    folder.mkdir(parents=True)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(folder))
-    (tmp_path / "here").mkdir()
-    monkeypatch.chdir(tmp_path / "here")
-    return folder
 
 
 @pytest.fixture
