@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from llama_convert.hub.card import licence_of, model_card
+from llama_convert.hub.download import Downloaded, DownloadPlan, download, plan_download
 from llama_convert.hub.errors import HubError
 from llama_convert.hub.layouts import Choice, choices, choose
 from llama_convert.hub.mounting import Mount, laid_out
@@ -13,6 +14,8 @@ from llama_convert.hub.upload import Pushed, check_token, open_repository, push,
 
 __all__ = [
     "Choice",
+    "DownloadPlan",
+    "Downloaded",
     "HubError",
     "Mount",
     "Owner",
@@ -24,6 +27,7 @@ __all__ = [
     "check_token",
     "choices",
     "choose",
+    "download",
     "laid_out",
     "licence_of",
     "look_up",
@@ -31,6 +35,7 @@ __all__ = [
     "open_repository",
     "owner",
     "parse_name",
+    "plan_download",
     "push",
     "token_source",
     "visible_files",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
@@ -31,15 +31,15 @@ _LISTED = 20  # entries of a repository that a message names
 class _Kind:
     """How a checkpoint of one kind looks inside one folder; patterns are of whole names.
 
-    weights: alternatives, of which the first that is there is taken. needs: a name that must lie beside them.
-    beside: small files that belong to them. above: a name that is taken from the next folder above that has it.
-    apart: every file, or set of numbered ones, is a checkpoint of its own.
+    weights: alternatives, each with its index ("" for none), of which the first that is there is taken. needs: a
+    name that must lie beside them. beside: small files that belong to them. above: a name that is taken from the
+    next folder above that has it. apart: every file, or set of numbered ones, is a checkpoint of its own.
     """
 
     name: str
-    weights: tuple[str, ...]
+    weights: tuple[tuple[str, str], ...]
     needs: str | None = None
-    beside: str | None = None
+    beside: str = ""
     above: str | None = None
     apart: bool = False
 
@@ -48,20 +48,20 @@ _KINDS = (
     _Kind(
         name=HF,
         weights=(
-            r"model(-\d+-of-\d+)?\.safetensors|model\.safetensors\.index\.json",
-            r"pytorch_model(-\d+-of-\d+)?\.bin|pytorch_model\.bin\.index\.json",
+            (r"model(-\d+-of-\d+)?\.safetensors", r"model\.safetensors\.index\.json"),
+            (r"pytorch_model(-\d+-of-\d+)?\.bin", r"pytorch_model\.bin\.index\.json"),
         ),
         needs="config.json",
-        beside=rf"config\.json|generation_config\.json|{_TOKENIZER_NAMES}",
+        beside=rf"config\.json|generation_config\.json|conversion\.json|{_TOKENIZER_NAMES}",
     ),
     _Kind(
         name=ORIGINAL,
-        weights=(r"consolidated\.\d\d\.pth|fp8_scales_\d+\.pt",),
+        weights=((r"consolidated\.\d\d\.pth|fp8_scales_\d+\.pt", ""),),
         needs="params.json",
-        beside=r"params\.json|tokenizer\.model|checklist\.chk|tokenizer_checklist\.chk",
+        beside=r"params\.json|tokenizer\.model|checklist\.chk|tokenizer_checklist\.chk|conversion\.json",
         above="tokenizer.model",
     ),
-    _Kind(name=GGUF, weights=(r"(?!mmproj|imatrix).+(?<!imatrix)\.gguf",), apart=True),
+    _Kind(name=GGUF, weights=((r"(?!mmproj|imatrix).+(?<!imatrix)\.gguf", ""),), apart=True),
 )
 # Of the whole repository: small files, taken wherever they lie.
 _SMALL = {TOKENIZER: _TOKENIZER_NAMES, CONFIG: r"config\.json|generation_config\.json|params\.json"}
@@ -72,8 +72,8 @@ WHATS = (*(kind.name for kind in (_KINDS[1], _KINDS[0], _KINDS[2])), *_SMALL)
 class Choice:
     """One checkpoint in a repository, or its small files.
 
-    what: a kind. name: what tells it from others of its kind; "" where it lies at the root. place: what a converter
-    opens, inside the repository: a folder, "" for the root, or a gguf. entries: all its files, weights first.
+    what: a kind. name: what tells it from others of its kind; "" in the usual folder. place: what a converter opens,
+    inside the repository: a folder, "" for the root, or a gguf. entries: all its files, weights first.
     """
 
     what: str
@@ -91,11 +91,10 @@ class Choice:
         return sum(entry.size for entry in self.entries)
 
     def answers_to(self, name: str) -> bool:
-        """Whether a user may mean it by this: its name, its place, or the last part of that."""
-        stem = self.place.removesuffix(".gguf")
-        match = _SHARD.fullmatch(stem)
-        names = {self.name, self.place, stem, match["stem"] if match else stem}
-        return name.lower() in {known.lower() for full in names for known in (full, PurePosixPath(full).name)}
+        """Whether a user may mean it by this: its name, its type, its place, or the last part of that."""
+        stem = _stem(self.place)
+        names = {self.name, self.place, stem, *([_type(stem)] if self.what == GGUF else [])}
+        return name.lower() in {known.lower() for full in names if full for known in (full, PurePosixPath(full).name)}
 
 
 def choices(snapshot: Snapshot) -> tuple[Choice, ...]:
@@ -143,26 +142,31 @@ def _name(entry: RemoteEntry) -> str:
 
 
 def _checkpoints(kind: _Kind, folder: str, folders: Mapping[str, Sequence[RemoteEntry]]) -> Iterator[Choice]:
-    weights = _weights(kind, folders[folder])
+    weights, index = _weights(kind, folders[folder])
     if not weights or (kind.needs and kind.needs not in map(_name, folders[folder])):
         return
     if kind.apart:
         yield from _apart(kind, weights)
         return
-    beside = [entry for entry in folders[folder] if kind.beside and re.fullmatch(kind.beside, _name(entry))]
+    beside = _named(kind.beside, folders[folder])
     terms = [entry for entry in folders.get("", ()) if _TERMS.fullmatch(_name(entry))]
     yield Choice(
         what=kind.name,
-        name=PurePosixPath(folder).name,
+        name="" if folder == kind.name else PurePosixPath(folder).name,
         place=folder,
         weights=weights,
-        entries=(*weights, *beside, *_from_above(kind, folder, beside, folders), *terms),
+        entries=(*weights, *index, *beside, *_from_above(kind, folder, beside, folders), *terms),
     )
 
 
-def _weights(kind: _Kind, entries: Sequence[RemoteEntry]) -> tuple[RemoteEntry, ...]:
-    found = (tuple(entry for entry in entries if re.fullmatch(pattern, _name(entry))) for pattern in kind.weights)
-    return next((some for some in found if some), ())
+def _weights(kind: _Kind, entries: Sequence[RemoteEntry]) -> tuple[tuple[RemoteEntry, ...], tuple[RemoteEntry, ...]]:
+    """The weight files of the best alternative that is there, and their index."""
+    found = ((_named(pattern, entries), _named(index, entries)) for pattern, index in kind.weights)
+    return next((both for both in found if both[0]), ((), ()))
+
+
+def _named(pattern: str, entries: Iterable[RemoteEntry]) -> tuple[RemoteEntry, ...]:
+    return tuple(entry for entry in entries if re.fullmatch(pattern, _name(entry)))
 
 
 def _from_above(
@@ -179,10 +183,8 @@ def _apart(kind: _Kind, weights: Sequence[RemoteEntry]) -> Iterator[Choice]:
     """Each file as one choice, numbered parts together; named after their types where these tell them apart."""
     sets: dict[str, list[RemoteEntry]] = defaultdict(list)
     for entry in weights:
-        stem = entry.path.removesuffix(".gguf")
-        match = _SHARD.fullmatch(stem)
-        sets[match["stem"] if match else stem].append(entry)
-    types = {stem: match[1] if (match := _TYPE.fullmatch(stem)) else None for stem in sets}
+        sets[_stem(entry.path)].append(entry)
+    types = {stem: _type(stem) for stem in sets}
     for stem, entries in sets.items():
         own = types[stem]
         unique = own is not None and list(types.values()).count(own) == 1
@@ -195,8 +197,20 @@ def _apart(kind: _Kind, weights: Sequence[RemoteEntry]) -> Iterator[Choice]:
         )
 
 
+def _stem(path: str) -> str:
+    """The path without the ending and, where it is one of several numbered files, without the number."""
+    stem = path.removesuffix(".gguf")
+    match = _SHARD.fullmatch(stem)
+    return match["stem"] if match else stem
+
+
+def _type(stem: str) -> str | None:
+    match = _TYPE.fullmatch(stem)
+    return match[1] if match else None
+
+
 def _small(what: str, pattern: str, snapshot: Snapshot) -> Choice:
-    entries = tuple(entry for entry in snapshot.entries if re.fullmatch(pattern, _name(entry)))
+    entries = _named(pattern, snapshot.entries)
     folders = {_folder(entry) for entry in entries}
     return Choice(what=what, name="", place=folders.pop() if len(folders) == 1 else "", weights=(), entries=entries)
 
