@@ -49,9 +49,14 @@ def inspect_repository(name: RepositoryName, output: Output, asked: Asked) -> No
 
     if asked.fingerprint:
         raise UsageError(_NEEDS_BYTES, advice=f"Run: llama-convert download {name}")
-    output.say(f"{name}: no such folder or file here; asking the Hub")
-    snapshot = look_up(name)
+    try:
+        snapshot = look_up(name)
+    except HubError as error:
+        summary = f"{error.summary} (and there is no such folder or file here)"
+        raise HubError(summary, problems=error.problems, advice=error.advice) from error
     choice = choose(snapshot, asked.what)
+    if not choice.weights:
+        raise UsageError(f"--what {choice}: holds no weights to show", advice="Choose hf, original or gguf.")
     try:
         found = _inspected(snapshot, choice, asked)
     except HubError as error:

@@ -141,6 +141,19 @@ def assert_every_byte_counts(run: Run, folder: Path) -> None:
         path.write_bytes(data)
 
 
+def test_what_is_made_of_it_is_recorded_too(run: Run, folder: Path, converted: Path, tmp_path: Path) -> None:
+    """Its record serves as any other: for a conversion, and for a change in place that keeps most files."""
+    assert run("import", folder, "-q").status == 0
+    assert run("convert", folder, tmp_path / "hf", "-q").status == 0
+    assert record(tmp_path / "hf")["target"]["llama_version"] == "3.1"
+    changed = shutil.copytree(converted, tmp_path / "changed")
+    (changed / RECORD).unlink()
+    assert run("import", changed, "-q").status == 0
+    assert run("pad", changed, "--in-place", "-q").status == 0
+    assert record(changed)["tensors"].keys() == record(converted)["tensors"].keys()
+    assert run("verify", changed, "--certificate").status == 0
+
+
 # --- what is not sound is not recorded ---
 
 

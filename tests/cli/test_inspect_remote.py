@@ -192,6 +192,7 @@ def test_what_else_there_is(run: Run, add: Add, converted: Path, gguf: Path, met
     assert "--what original" in text.out
     refused = run("inspect", NAME, "--what", "mlx", "--json")
     assert (refused.status, refused.json["ok"]) == (2, False)
+    assert run("inspect", NAME, "--what", "config").status == 2
 
 
 def test_an_older_commit(run: Run, add: Add, converted: Path) -> None:
@@ -267,7 +268,8 @@ def test_refusals(run: Run, add: Add, converted: Path) -> None:
     assert run("inspect", converted, "--what", "hf").status == 2
     assert run("inspect", "no/such/folder").status == 2
     assert hub.requests == []
-    assert run("inspect", "herd/none").status == 4
+    absent = run("inspect", "herd/none")
+    assert (absent.status, "and there is no such folder or file here" in absent.err) == (4, True)
     hub.add("herd/text", {"README.md": b"nothing"})
     assert run("inspect", "herd/text").status == 2
 
