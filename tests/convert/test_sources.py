@@ -14,14 +14,18 @@ import torch
 from torch.utils.serialization import config as serialization_config
 
 from llama_convert.convert.blocks import OpenFiles, blocks
+from llama_convert.convert.containers import gguf_writer
+from llama_convert.convert.containers.gguf import read_gguf
+from llama_convert.convert.containers.gguf_values import Array, Kind
 from llama_convert.convert.containers.pth import read_pth
-from llama_convert.convert.containers.slices import LocalFile, TensorFile, TensorSlice
+from llama_convert.convert.containers.slices import DType, LocalFile, TensorFile, TensorSlice
 from llama_convert.convert.containers.sources import FarError, byte_source, is_far, mounted
 from llama_convert.convert.digests import SHA256, Extent, read_digests
 from llama_convert.convert.errors import CheckpointError
 from llama_convert.convert.expressions import Joined, Stored
 from llama_convert.convert.integrity import crc32
 from llama_convert.convert.sameness import same
+from llama_convert.hub.pages import Pages
 from tests.convert.support import raw
 
 Store = Callable[..., TensorSlice]
@@ -155,6 +159,20 @@ def test_an_archive_in_another_layout_is_read_by_its_headers(tmp_path: Path, far
         found = read_pth(source)
     assert [tensor.offset for tensor in found.tensors.values()] == [t.offset for t in near.tensors.values()]
     assert any(tensor.offset % 64 for tensor in near.tensors.values()), "the layout is another one"
+
+
+def test_a_large_vocabulary_costs_little_more_than_its_header(tmp_path: Path, far: Callable[[Path], Far]) -> None:
+    tokens = Array(Kind.STRING, [f"token number {number}" for number in range(110_000)])
+    layout = gguf_writer.lay_out({"tokenizer.ggml.tokens": tokens}, [("a", DType.BFLOAT16, (4096, 4096))])
+    with (tmp_path / "a.gguf").open("wb") as file:
+        file.write(layout.header)
+        file.truncate(layout.size)
+    source = far(tmp_path / "a.gguf")
+    with mounted({source.path: Pages(source, source.path)}):
+        found = read_gguf(byte_source(source.path))
+    assert found.file.tensors["a"].offset == len(layout.header)
+    assert 2 << 20 < len(layout.header) < 4 << 20
+    assert source.nbytes == 4 << 20, "1 MB, 2 MB, 4 MB, and nothing twice"
 
 
 # --- equality ---
