@@ -8,7 +8,8 @@ Shapes: B sequences, T new tokens of each, S positions so far; heads are (B, hea
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from llama_convert.convert.architecture import LlamaConfig, Rotary
 from llama_convert.verify.forward import frequencies
-from llama_convert.verify.model import Layer, Model
+from llama_convert.verify.model import Layer, Model, tensors
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,14 +55,45 @@ def new_cache(model: Model, lengths: Sequence[int], capacity: int) -> Cache:
     )
 
 
-def step(model: Model, tokens: Tensor, cache: Cache, start: int) -> Tensor:
-    """The logits after the last of the new tokens, (B, vocab), in float32.
+def stepper(model: Model, cache: Cache, *, compiled: bool = False) -> Callable[[Tensor], Tensor]:
+    """What takes the next tokens of every sequence, (B, T), and gives the logits after the last, (B, vocab), float32.
 
-    tokens: (B, T), at places start to start + T of the cache, which then holds them too.
+    Each call goes on where the one before it ended. compiled: single tokens go through a program that torch makes of
+    the model once: it looks at all of the cache, so that nothing about it changes from one token to the next.
     """
-    places = torch.arange(start, start + tokens.shape[1], device=model.device)
-    state = run(model, model.tokens.rows(tokens), cache, places, start + tokens.shape[1])
+    capacity = cache.keys[0].shape[2]
+    start = 0
+    if compiled:
+        _hold_still(model, cache)
+
+    def step(tokens: Tensor) -> Tensor:
+        nonlocal start
+        places = torch.arange(start, start + tokens.shape[1], device=model.device)
+        start += tokens.shape[1]
+        state = model.tokens.rows(tokens)
+        if compiled and tokens.shape[1] == 1:
+            return _program(model.device)(model, state, cache, places, capacity).clone()
+        return _last_logits(model, state, cache, places, start)
+
+    return step
+
+
+def _last_logits(model: Model, state: Tensor, cache: Cache, places: Tensor, span: int) -> Tensor:
+    state = run(model, state, cache, places, span)
     return model.head.times(_normed(state[:, -1], model.final_norm, model.config)).float()
+
+
+@functools.cache
+def _program(device: str) -> Callable[[Model, Tensor, Cache, Tensor, int], Tensor]:
+    """The same, compiled; on a GPU every launch of a token is recorded once and played again."""
+    mode = "reduce-overhead" if device == "cuda" else "default"
+    return torch.compile(_last_logits, mode=mode, fullgraph=True, dynamic=False)
+
+
+def _hold_still(model: Model, cache: Cache) -> None:
+    """What is recorded on a GPU reads weights where they are; without this it would copy all of them each time."""
+    for tensor in (*tensors(model), *cache.keys, *cache.values, cache.cosines, cache.sines, cache.pads):
+        torch._dynamo.mark_static_address(tensor)
 
 
 def all_logits(model: Model, tokens: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 
 from llama_convert.convert.errors import UsageError, counted
-from llama_convert.verify.decoding import new_cache, step
+from llama_convert.verify.decoding import new_cache, stepper
 from llama_convert.verify.model import Model
 from llama_convert.verify.sampling import Sampling, draw, generators
 
@@ -23,11 +23,13 @@ def write(
     over: Over,
     *,
     first: int = 0,
+    compiled: bool = False,
 ) -> Iterator[tuple[int | None, ...]]:
     """The next token of every prompt, again and again; None for those that are over.
 
     Ends when all are over, after max_new_tokens, or where the model's context is full. first: the number of the
-    first prompt among those drawn with the same seed. A token on which a sequence ends is given too.
+    first prompt among those drawn with the same seed. compiled: as `stepper` has it. A token on which a sequence
+    ends is given too.
     Raises UsageError: prompts that are empty, longer than the context, or with ids that are no tokens.
     """
     check_prompts(model, prompts)
@@ -36,13 +38,12 @@ def write(
     written: list[list[int]] = [[] for _ in prompts]
     running = [True] * len(prompts)
     with torch.inference_mode():
-        cache = new_cache(model, lengths, capacity)
+        step = stepper(model, new_cache(model, lengths, capacity), compiled=compiled)
         sources = generators(sampling, first, len(prompts))
         padded = [[0] * (max(lengths) - len(prompt)) + list(prompt) for prompt in prompts]
-        tokens, start = torch.tensor(padded, device=model.device), 0
+        tokens = torch.tensor(padded, device=model.device)
         for _ in range(capacity - max(lengths)):
-            drawn = draw(step(model, tokens, cache, start), sampling, sources)
-            start += tokens.shape[1]
+            drawn = draw(step(tokens), sampling, sources)
             tokens = drawn[:, None]
             found = drawn.tolist()
             yield tuple(token if alive else None for token, alive in zip(found, running, strict=True))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from llama_convert.convert.checkpoint import Parts
@@ -17,6 +19,8 @@ from llama_convert.verify.reading import read
 
 # Columns that share a scale in ggml's Q4_0 and Q8_0.
 GROUP = 32
+# Rows that torch's kernel packs together.
+KERNEL_ROWS = 64
 _INNER = 1  # an argument of torch's packing that only GPUs look at
 
 
@@ -27,8 +31,8 @@ class Matrix(Protocol):
         """(..., columns) -> (..., rows): every vector's product with every row."""
 
     @property
-    def nbytes(self) -> int:
-        """Memory it takes."""
+    def tensors(self) -> tuple[Tensor, ...]:
+        """What it holds."""
 
 
 class Table(Protocol):
@@ -53,9 +57,9 @@ class Dense:
         return torch.nn.functional.embedding(numbers, self.weight)
 
     @property
-    def nbytes(self) -> int:
-        """Memory it takes."""
-        return self.weight.nbytes
+    def tensors(self) -> tuple[Tensor, ...]:
+        """What it holds."""
+        return (self.weight,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,9 +110,9 @@ class Blocks:
         return sum(others, first).view(*vectors.shape[:-1], -1)
 
     @property
-    def nbytes(self) -> int:
-        """Memory it takes."""
-        return sum(part.packed.nbytes + part.scales.nbytes for part in self.parts)
+    def tensors(self) -> tuple[Tensor, ...]:
+        """What it holds."""
+        return tuple(tensor for part in self.parts for tensor in (part.packed, part.scales))
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,29 +132,42 @@ class Sharded:
         return sum(others, first)
 
     @property
-    def nbytes(self) -> int:
-        """Memory it takes."""
-        return sum(piece.nbytes for piece in self.pieces)
+    def tensors(self) -> tuple[Tensor, ...]:
+        """What it holds."""
+        return tuple(tensor for piece in self.pieces for tensor in piece.tensors)
 
 
-def from_blocks(content: Tensor, dtype: DType) -> Blocks:
-    """A matrix in Q4_0 or Q8_0 from its bytes in the file, (rows, bytes of a row), uint8.
+def from_blocks(rows: Iterable[Tensor], dtype: DType) -> Blocks:
+    """A matrix in Q4_0 or Q8_0 from its bytes in the file: some rows, then some more, (rows, bytes of a row), uint8.
 
-    Rows must be a multiple of 16. Cost: a second per gigabyte of float32 values.
+    All but the last must be multiples of KERNEL_ROWS. Memory: the result, and four times the bytes of some rows.
     """
-    found = content.numpy().view(LAYOUTS[dtype])
-    scales = torch.from_numpy(found["scale"].astype(np.float32))
-    quants = torch.from_numpy(found["quants"])
-    if dtype is DType.Q4_0:
-        # The first half of a block's elements lies in the low bits, the second in the high ones.
-        codes = torch.cat([quants & 15, quants >> 4], dim=-1)
-        return Blocks((_four_bits(codes, scales, shift=0),))
-    high, low = quants >> 4, quants & 15
-    return Blocks((_four_bits(high + 8, scales * 16, shift=0), _four_bits(low, scales, shift=8)))
+    found = [_PARTS[dtype](content.numpy().view(LAYOUTS[dtype])) for content in rows]
+    return Blocks(tuple(_joined(parts) for parts in zip(*found, strict=True)))
 
 
-def _four_bits(codes: Tensor, scales: Tensor, shift: int) -> FourBits:
+def _joined(parts: Sequence[FourBits]) -> FourBits:
+    """The kernel packs so many rows together that parts of a matrix lie behind each other."""
+    return FourBits(torch.cat([part.packed for part in parts]), torch.cat([part.scales for part in parts], dim=1))
+
+
+def _of_four(units: NDArray[np.void]) -> tuple[FourBits, ...]:
+    """The first half of a block's elements lies in the low bits, the second in the high ones."""
+    quants = torch.from_numpy(units["quants"])
+    return (_four_bits(torch.cat([quants & 15, quants >> 4], dim=-1), units["scale"]),)
+
+
+def _of_eight(units: NDArray[np.void]) -> tuple[FourBits, ...]:
+    quants = torch.from_numpy(units["quants"])
+    scales = units["scale"].astype(np.float32)
+    return _four_bits((quants >> 4) + 8, scales * 16), _four_bits(quants & 15, scales, shift=8)
+
+
+_PARTS = {DType.Q4_0: _of_four, DType.Q8_0: _of_eight}
+
+
+def _four_bits(codes: Tensor, scales: NDArray[np.floating], shift: int = 0) -> FourBits:
     """codes: (rows, groups, GROUP). scales: (rows, groups). shift: in units of the scale."""
     packed = torch.ops.aten._convert_weight_to_int4pack_for_cpu(codes.flatten(1).to(torch.int32), _INNER)
-    rounded = scales.to(torch.bfloat16)
+    rounded = torch.from_numpy(scales.astype(np.float32)).to(torch.bfloat16)
     return FourBits(packed, torch.stack((rounded, rounded * shift), dim=-1).transpose(0, 1).contiguous())

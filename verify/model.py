@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import mmap
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -22,11 +22,11 @@ from llama_convert.convert.checkpoint import Checkpoint
 from llama_convert.convert.containers.slices import FLOATS, DType, TensorSlice
 from llama_convert.convert.quantisation import ENCODERS, encode
 from llama_convert.verify.forward import stored_head
-from llama_convert.verify.matrices import GROUP, Dense, Filed, Matrix, Sharded, Table, from_blocks
-from llama_convert.verify.reading import Piece, read, read_bytes, row_blocks, torch_type
+from llama_convert.verify.matrices import GROUP, KERNEL_ROWS, Dense, Filed, Matrix, Sharded, Table, from_blocks
+from llama_convert.verify.reading import BLOCK_BYTES, Piece, read, read_bytes, row_blocks, torch_type
 
-# Rows that torch's kernel for four bits takes at a time.
-_KERNEL_ROWS = 16
+# The number of rows must be a multiple of this for torch's kernel for four bits.
+_EVEN_ROWS = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,11 +63,20 @@ class Model:
 
     @property
     def nbytes(self) -> int:
-        """Memory that its matrices take, mapped files included."""
-        matrices = (Role.QUERY, Role.KEY, Role.VALUE, Role.ATTENTION_OUT, Role.GATE, Role.UP, Role.DOWN)
-        own: int = sum(getattr(layer, _FIELDS[role]).nbytes for layer in self.layers for role in matrices)
-        table = self.tokens.weight.nbytes if isinstance(self.tokens, Dense) and self.tokens is not self.head else 0
-        return own + table + self.head.nbytes
+        """Memory that its weights take, mapped files included."""
+        return sum(tensor.nbytes for tensor in tensors(self))
+
+
+def tensors(model: Model) -> list[Tensor]:
+    """Every tensor of the model, each once."""
+    table = (model.tokens.weight,) if isinstance(model.tokens, Dense) else ()
+    layers = (tensor for layer in model.layers for name in _FIELDS.values() for tensor in _stored(getattr(layer, name)))
+    found = (*table, *layers, model.final_norm, *model.head.tensors)
+    return list({id(tensor): tensor for tensor in found}.values())  # a tied head is the embedding
+
+
+def _stored(held: Matrix | Tensor) -> tuple[Tensor, ...]:
+    return (held,) if isinstance(held, Tensor) else held.tensors
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,15 +152,23 @@ def _held(piece: Piece, holding: Holding) -> Matrix:
     """In four or eight bits where it is, or shall be, in those and torch has the kernel for it; else as values."""
     own = piece.dtype if isinstance(piece, TensorSlice) and piece.strides is None else None
     wanted = holding.quantise or (own if own in ENCODERS else None)
-    fits = piece.shape[0] % _KERNEL_ROWS == 0 and piece.shape[1] % GROUP == 0
+    fits = piece.shape[0] % _EVEN_ROWS == 0 and piece.shape[1] % GROUP == 0
     if wanted is None or holding.device != "cpu" or holding.dtype is not torch.bfloat16 or not fits:
         return Dense(_values(piece, holding))
-    if own is wanted and isinstance(piece, TensorSlice):
-        return from_blocks(read_bytes(piece).view(piece.shape[0], -1), wanted)
-    return from_blocks(torch.cat([_encoded(rows, wanted) for rows in row_blocks(piece)]), wanted)
+    return from_blocks((_encoded(rows, wanted) for rows in _some_rows(piece)), wanted)
+
+
+def _some_rows(piece: Piece) -> Iterator[Piece]:
+    """The piece in blocks of rows, as many as the kernel packs together or a multiple of that."""
+    step = max(BLOCK_BYTES // (piece.shape[1] * 4) // KERNEL_ROWS, 1) * KERNEL_ROWS
+    for start in range(0, piece.shape[0], step):
+        yield piece.rows(start, min(start + step, piece.shape[0]))
 
 
 def _encoded(piece: Piece, dtype: DType) -> Tensor:
+    """Some rows as the file of a quantised model has them, (rows, bytes of a row)."""
+    if isinstance(piece, TensorSlice) and piece.dtype is dtype:
+        return read_bytes(piece).view(piece.shape[0], -1)
     return torch.from_numpy(encode(read(piece).float().numpy(), dtype))
 
 
