@@ -8,6 +8,7 @@ from llama_convert.convert.conversion import Conversion, convert_checkpoint, pla
 from llama_convert.convert.errors import CheckpointError, ConvertError, SpaceError, UsageError
 from llama_convert.convert.formats import open_checkpoint
 from llama_convert.convert.inspection import Inspection, inspect_checkpoint
+from llama_convert.convert.origin import Origin
 from llama_convert.convert.outputs import Request
 from llama_convert.convert.plan import Plan
 from llama_convert.convert.resizing import pad_change, resize_change
@@ -19,6 +20,7 @@ __all__ = [
     "ConvertError",
     "Inspection",
     "LlamaConfig",
+    "Origin",
     "Plan",
     "Request",
     "SpaceError",

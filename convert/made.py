@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -110,7 +111,8 @@ def _path(item: Made | Leftover | str, folder: Path) -> Path:
 def _walk(folder: Path, without: Collection[Path], depth: int) -> Iterator[Made | Leftover | str]:
     try:
         found = look_at(folder)
-        inner = sorted(path for path in folder.iterdir() if path.is_dir() and not path.is_symlink())
+        with os.scandir(folder) as entries:
+            inner = sorted(Path(entry.path) for entry in entries if entry.is_dir(follow_symlinks=False))
     except OSError as error:
         yield f"{error.filename or folder}: {error.strerror}"
         return

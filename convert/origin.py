@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,8 @@ from llama_convert.convert.json_files import read_object
 DOWNLOAD = Path(".cache", "llama-convert", "download.json")
 # What the Hub's client notes there of the files, and our downloads for it.
 CLIENT = Path(".cache", "huggingface")
+_SNAPSHOT = re.compile(r".*/models--(?P<name>[^/]+)/snapshots/(?P<commit>[0-9a-f]{40})(/.*)?")
+_DEEPEST = 2  # folders between a repository's root and its weights: original/mp16/
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,11 +29,27 @@ class Origin:
 
 
 def known_origin(folder: Path) -> Origin | None:
-    """What the folder's record of a download says, or its conversion.json; None where neither does.
+    """What a record of a download says of the folder, its place in the cache of the Hub's client, or conversion.json.
 
-    A conversion of a converted folder hands on what that one came from.
+    None where none does. A conversion of a converted folder hands on what that one came from.
     """
-    return origin_in(_values(folder / DOWNLOAD)) or origin_in(_values(folder / NAME).get("source"))
+    return _downloaded(folder) or _cached(folder) or origin_in(_values(folder / NAME).get("source"))
+
+
+def _downloaded(folder: Path) -> Origin | None:
+    """By the record in it, or in a folder above that names files in it."""
+    place = folder.absolute()
+    for root in (place, *place.parents[:_DEEPEST]):
+        values = _values(root / DOWNLOAD)
+        inside = "" if root == place else f"{place.relative_to(root).as_posix()}/"
+        if any(str(name).startswith(inside) for name in values.get("files", ())):
+            return origin_in(values)
+    return None
+
+
+def _cached(folder: Path) -> Origin | None:
+    match = _SNAPSHOT.fullmatch(folder.absolute().as_posix())
+    return match and Origin(repository=match["name"].replace("--", "/"), commit=match["commit"])
 
 
 def origin_in(values: Any) -> Origin | None:

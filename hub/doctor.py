@@ -21,6 +21,7 @@ _CONNECT_SECONDS = 5.0  # longest wait for any answer of the Hub
 _SECONDS = 20.0  # longest wait for the answer to one question, its repetitions included
 _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
 _ANSWERS = (200, 401, 403, 429)  # of a Hub to somebody unknown
+_CHECK_ENDPOINT = "Check HF_ENDPOINT and proxies, or try again later."
 _NOT_ASKED = "not asked: "
 
 
@@ -107,7 +108,7 @@ def _connection() -> Check:
             name="connection",
             status="problem",
             found=f"{endpoint()} answers {status}, and not as a Hub does",
-            advice="Check HF_ENDPOINT and proxies, or try again later.",
+            advice=_CHECK_ENDPOINT,
         )
     return Check(name="connection", status="ok", found=f"{endpoint()} answers")
 
@@ -190,6 +191,9 @@ def _repository(text: str, silent: str) -> Check:
         found = _within(_SECONDS, lambda: _readable(name))
     except LateError:
         return _no_answer("repository", _SECONDS)
+    except ValueError:  # no JSON
+        found_there = f"{text}: {endpoint()} answers, and not as a Hub does"
+        return Check(name="repository", status="problem", found=found_there, advice=_CHECK_ENDPOINT)
     except HubError as error:
         return Check(name="repository", status="problem", found=error.summary, advice=error.advice)
     gated = ", gated" if found.gated else ""

@@ -96,6 +96,10 @@ def test_a_download_into_a_folder(run: Run, converted: Path) -> None:
     (folder / "notes.txt").write_text("mine")
     check_refusal(run("remove", "fetched", "--yes"), 2)
     (folder / "notes.txt").unlink()
+    lock = folder / ".cache/huggingface/download/config.json.lock"
+    with lock.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert "a run is writing it now" in run("remove", "fetched", "--yes").err
     assert removed(run, "fetched", Path()) > 0
     assert list(Path().iterdir()) == []
 

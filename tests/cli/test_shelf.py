@@ -12,8 +12,7 @@ from typing import Any
 import huggingface_hub.constants
 import pytest
 
-from llama_convert.convert import convert_checkpoint, plan_conversion
-from llama_convert.convert.origin import Origin
+from llama_convert.convert import Origin, convert_checkpoint, plan_conversion
 from tests.checkpoints import CASES
 from tests.cli.cached import blocks, commit_of, files_of, put
 from tests.cli.commands import Result, change_json
@@ -85,6 +84,19 @@ def test_the_origin_is_kept_from_conversion_to_conversion(run: Run, meta: Path) 
         assert (source["repository"], source["commit"]) == (ORIGIN.repository, ORIGIN.commit), name
     assert found["unknown"]["source"]["repository"] is None
     assert f"{ORIGIN.repository}@{ORIGIN.commit[:8]}" in run("list").out
+
+
+def test_the_origin_is_told_by_where_the_source_lies(run: Run, cache: Path, meta: Path) -> None:
+    originals = {f"original/{name}": path for name, path in files_of(meta).items()}
+    sources = {
+        "from-cache": put(cache, ORIGIN.repository, originals, commit=ORIGIN.commit) / "original",
+        "from-download": downloaded(Path("fetched"), originals) / "original",
+        "from-beside-it": Path(shutil.copytree(meta, "fetched/mine")),  # no record names its files
+    }
+    for name, source in sources.items():
+        assert run("convert", source, name, "--to", "mlx").status == 0
+    found = {name: entry["source"]["commit"] for name, entry in entries(run).items() if name in sources}
+    assert found == {"from-cache": ORIGIN.commit, "from-download": ORIGIN.commit, "from-beside-it": None}
 
 
 def downloaded(folder: Path, files: dict[str, Path]) -> Path:

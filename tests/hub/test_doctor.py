@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -48,7 +49,8 @@ def test_all_is_well(hub: FakeHub, ask: Ask) -> None:
     assert found["endpoint"].found == hub.url
     assert found["token"].found.startswith("from HF_TOKEN, of ann")
     assert found["repository"].found == f"{NAME}: readable at commit {commit[:8]}, gated"
-    assert any("/resolve/" in request.path for request in hub.requests), "no file was asked for"
+    for route in ("/auth-check", "/resolve/"):
+        assert any(route in request.path for request in hub.requests), route
     assert all(request.method == "HEAD" for request in hub.requests if "/resolve/" in request.path)
     assert hub.sent_bytes() == 0
 
@@ -82,6 +84,12 @@ def test_what_cannot_be_read(
     assert words in found["repository"].found
     assert found["connection"].status == "ok"
     assert (found["token"].status == "problem") is (token is not None and account is None)
+
+
+def test_an_answer_that_is_no_hubs(hub: FakeHub, ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "look_up", lambda name: json.loads("<html>"))
+    found = ask(hub.url, NAME)["repository"]
+    assert (found.status, "not as a Hub does" in found.found) == ("problem", True)
 
 
 def test_a_renamed_repository(hub: FakeHub, ask: Ask) -> None:
