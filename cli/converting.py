@@ -117,6 +117,7 @@ def _here(
     """
     from llama_convert.convert.formats import find_format
     from llama_convert.convert.publish import check_destination
+    from llama_convert.hub.disks import check_disks
 
     found = remote(source, output, likeliest=_SUITING.get(to), needs=partial(_output_bytes, target, request))
     if found is None:
@@ -126,6 +127,7 @@ def _here(
         tell_download(found, output)
         return None
     if not dry_run:
+        check_disks(source, found.disks)
         check_destination(target, found.checkpoint, 0, overwrite=overwrite)
     return fetched(found, output)
 

@@ -251,8 +251,8 @@ def _not_stored(snapshot: Snapshot, files: Sequence[PlannedFile], missing: Seque
     names = [file.entry.path for file in missing]
     more = [f"and {len(names) - _LISTED:,} more"] if len(names) > _LISTED else []
     return HubError(
-        f"{snapshot.asked}: offline mode is on, and {counted(len(missing), 'file')} of {len(files):,} "
-        "are not in the cache, or damaged there",
+        f"{snapshot.asked}: offline mode is on; missing from the cache, or damaged there: "
+        f"{counted(len(missing), 'file')} of {len(files):,}",
         problems=[*names[:_LISTED], *more],
         advice="Unset HF_HUB_OFFLINE and run it again.",
     )

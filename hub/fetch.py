@@ -14,7 +14,7 @@ from llama_convert.convert.digests import GIT_SHA1, SHA256, Extent, all_of, read
 from llama_convert.convert.errors import CheckpointError, SpaceError, UsageError
 from llama_convert.hub.journal import Journal, arrived, opened, partial_files
 from llama_convert.hub.remote import RemoteFile
-from llama_convert.hub.segments import Segments
+from llama_convert.hub.segments import SEGMENT, Segments
 from llama_convert.hub.transfer import Settings, Source, Transfer
 from llama_convert.hub.xet import XetFile, offered
 
@@ -60,7 +60,7 @@ def fetch(
     if not partial_files(target) and _is_here(file, target):
         return _unchanged(file, target)
     target.parent.mkdir(parents=True, exist_ok=True)
-    with opened(target, file.entry.digest, Segments(size=file.size), on_note) as journal:
+    with opened(target, file.entry.digest, Segments(size=file.size, nbytes=SEGMENT), on_note) as journal:
         if _is_here(file, target):  # another process has brought it, or was killed while it cleared up
             journal.reset()
             return _unchanged(file, target)

@@ -160,8 +160,8 @@ class Journal:
         if length == self._length:
             return
         with self._lock:
-            added = os.pread(self._descriptor, length, self._length)
-            if any(line.startswith(b"run ") for line in added.splitlines()):
+            _, own, since = os.pread(self._descriptor, length, 0).partition(_line("run", self._run))
+            if not own or any(line.startswith(b"run ") for line in since.splitlines()):
                 raise UsageError(
                     f"{self.names.part}: another process has begun to fetch the same file, in spite of the lock",
                     advice="Let one finish: this file system's locks do not hold between processes.",

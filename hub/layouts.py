@@ -33,7 +33,8 @@ class _Kind:
 
     weights: alternatives, each with its index ("" for none), of which the first that is there is taken. needs: a
     name that must lie beside them. beside: small files that belong to them. above: a name that is taken from the
-    next folder above that has it. apart: every file, or set of numbered ones, is a checkpoint of its own.
+    next folder above that has it. below: small files in folders below it. apart: every file, or set of numbered
+    ones, is a checkpoint of its own.
     """
 
     name: str
@@ -41,6 +42,7 @@ class _Kind:
     needs: str | None = None
     beside: str = ""
     above: str | None = None
+    below: str = ""
     apart: bool = False
 
 
@@ -53,6 +55,7 @@ _KINDS = (
         ),
         needs="config.json",
         beside=rf"config\.json|generation_config\.json|conversion\.json|{_TOKENIZER_NAMES}",
+        below=r"original/(params\.json|tokenizer\.model)",  # Meta's own, which a conversion keeps
     ),
     _Kind(
         name=ORIGINAL,
@@ -149,14 +152,26 @@ def _checkpoints(kind: _Kind, folder: str, folders: Mapping[str, Sequence[Remote
         yield from _apart(kind, weights)
         return
     beside = _named(kind.beside, folders[folder])
+    below = [entry for entry in _below(folder, folders) if re.fullmatch(kind.below, _inside(folder, entry))]
     terms = [entry for entry in folders.get("", ()) if _TERMS.fullmatch(_name(entry))]
     yield Choice(
         what=kind.name,
         name="" if folder == kind.name else PurePosixPath(folder).name,
         place=folder,
         weights=weights,
-        entries=(*weights, *index, *beside, *_from_above(kind, folder, beside, folders), *terms),
+        entries=(*weights, *index, *beside, *below, *_from_above(kind, folder, beside, folders), *terms),
     )
+
+
+def _below(folder: str, folders: Mapping[str, Sequence[RemoteEntry]]) -> Iterator[RemoteEntry]:
+    for inner, entries in folders.items():
+        if inner != folder and (not folder or inner.startswith(f"{folder}/")):
+            yield from entries
+
+
+def _inside(folder: str, entry: RemoteEntry) -> str:
+    """The path of an entry below the folder, seen from there."""
+    return entry.path.removeprefix(f"{folder}/") if folder else entry.path
 
 
 def _weights(kind: _Kind, entries: Sequence[RemoteEntry]) -> tuple[tuple[RemoteEntry, ...], tuple[RemoteEntry, ...]]:

@@ -22,7 +22,7 @@ class Segments:
     """A file of `size` bytes in pieces of `nbytes`, the last one shorter."""
 
     size: int
-    nbytes: int = SEGMENT
+    nbytes: int
 
     def __len__(self) -> int:
         return (self.size + self.nbytes - 1) // self.nbytes
@@ -100,6 +100,11 @@ class Work:
     def is_complete(self) -> bool:
         """Whether every segment is here."""
         return len(self.here) == len(self.segments)
+
+    def wake(self) -> None:
+        """Whoever waits here looks whether he is still wanted."""
+        with self._changed:
+            self._changed.notify_all()
 
     def arrived(self, index: int) -> None:
         """This segment is here."""

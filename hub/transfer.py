@@ -179,6 +179,7 @@ class Transfer:
     def _disconnect(self) -> None:
         for connection in self._connections:
             connection.halt()
+        self._work.wake()
 
     def _report(self) -> None:
         nbytes, self._told = self.progress.fetched - self._told, self.progress.fetched

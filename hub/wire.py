@@ -68,24 +68,26 @@ def _socket(response: Any) -> socket.socket | None:
 
 
 def _received(connection: socket.socket, left: int, seconds: float, halted: Event) -> Iterator[memoryview]:
+    """What comes, a buffer at a time; no byte waits in it much longer than a tick."""
     buffer = memoryview(bytearray(min(_BUFFER, max(left, 1))))
     fill = _filler(connection)
-    filled, heard = 0, time.monotonic()
+    filled, shown = 0, time.monotonic()
+    heard = shown
     while left > filled:
         if halted.is_set():
             raise HaltedError
         try:
             count = fill(buffer[filled : min(len(buffer), left)])
+            ended, heard = not count, time.monotonic()
         except (TimeoutError, BlockingIOError) as error:
+            count, ended = 0, False
             if time.monotonic() - heard > seconds:
-                yield buffer[:filled]
                 raise TimeoutError(f"no byte for {seconds:.0f} seconds") from error
-            continue
-        filled, heard = filled + count, time.monotonic()
-        if not count or filled in (len(buffer), left):
+        filled += count
+        if ended or filled in (len(buffer), left) or time.monotonic() - shown > _TICK:
             yield buffer[:filled]
-            left, filled = left - filled, 0
-        if not count:
+            left, filled, shown = left - filled, 0, time.monotonic()
+        if ended:
             return
 
 

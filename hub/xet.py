@@ -22,7 +22,7 @@ def offered(file: RemoteFile) -> bool:
     from huggingface_hub import constants
 
     try:
-        import hf_xet  # noqa: F401
+        import hf_xet  # type: ignore[import-untyped]  # noqa: F401
     except ImportError:
         return False
     return not constants.HF_HUB_DISABLE_XET

@@ -9,8 +9,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import pytest
-
 from tests.cli.commands import Result
 from tests.hub.fake_hub import FakeHub
 
@@ -52,11 +50,3 @@ class User:
             yield str(path).encode()
             if path.is_file():
                 yield path.read_bytes()
-
-
-@pytest.fixture
-def user(tmp_path: Path) -> Iterator[User]:
-    home = tmp_path / "home"
-    home.mkdir()
-    with FakeHub() as hub:
-        yield User(hub, home)

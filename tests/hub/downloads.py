@@ -14,8 +14,10 @@ from tests.hub.fake_hub import FakeHub
 
 NAME = "herd/llama"
 SHARDS = {f"model-0000{number}-of-00002.safetensors": os.urandom(30_000 + number) for number in (1, 2)}
-HF = {"config.json": b'{"a": 1}\n', "tokenizer.json": b'{"b": 2}\n', "model.safetensors.index.json": b"{}\n", **SHARDS}
-ORIGINAL = {"original/params.json": b'{"dim": 8}', "original/consolidated.00.pth": os.urandom(40_000)}
+PARAMS = {"original/params.json": b'{"dim": 8}'}
+SMALL = {"config.json": b'{"a": 1}\n', "tokenizer.json": b'{"b": 2}\n', "model.safetensors.index.json": b"{}\n"}
+HF = {**SMALL, **PARAMS, **SHARDS}
+ORIGINAL = {**PARAMS, "original/consolidated.00.pth": os.urandom(40_000)}
 FILES = {**HF, **ORIGINAL, "README.md": b"---\nlicense: llama3.1\n---\nA model.\n"}
 SHARD = "model-00001-of-00002.safetensors"
 
@@ -42,6 +44,16 @@ def client(*patterns: str, hub: FakeHub | None = None, **options: Any) -> Path:
     """What the real client gives for the patterns: offline, or from the Hub where one is given."""
     where = {"endpoint": hub.url} if hub else {"local_files_only": True}
     return Path(snapshot_download(NAME, allow_patterns=patterns or None, **where, **options))
+
+
+def cache() -> Path:
+    """The repository in this process's cache."""
+    return Path(constants.HF_HUB_CACHE) / "models--herd--llama"
+
+
+def file_bytes(hub: FakeHub) -> int:
+    """Bytes of files that came, from the store and from the Hub itself."""
+    return sum(request.sent_bytes for request in hub.requests if "/api/" not in request.path)
 
 
 def contents(folder: Path) -> dict[str, bytes]:

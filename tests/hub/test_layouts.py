@@ -70,7 +70,7 @@ def snapshot(name: str) -> Snapshot:
 
 ALL_SHARDS = ["model.safetensors.index.json", *SHARDS]
 CHOSEN = {
-    ("Llama-3.1-8B", None): ("hf", "", [*ALL_SHARDS, *HF_SMALL, "LICENSE", "USE_POLICY.md"]),
+    ("Llama-3.1-8B", None): ("hf", "", [*ALL_SHARDS, *HF_SMALL, *ORIGINAL[1:], "LICENSE", "USE_POLICY.md"]),
     ("Llama-3.1-8B", "original"): ("original", "original", [*ORIGINAL, "LICENSE", "USE_POLICY.md"]),
     ("Llama-3.1-8B", "tokenizer"): ("tokenizer", "", [*HF_SMALL[2:], "original/tokenizer.model"]),
     ("Llama-3.1-8B", "config"): ("config", "", ["config.json", "generation_config.json", "original/params.json"]),
