@@ -12,6 +12,7 @@ from llama_convert.cli.demo import demo
 from llama_convert.cli.differing import diff
 from llama_convert.cli.doctor import doctor
 from llama_convert.cli.downloading import download
+from llama_convert.cli.importing import import_folder
 from llama_convert.cli.inspecting import inspect
 from llama_convert.cli.pushing import push
 from llama_convert.cli.script import script
@@ -30,6 +31,7 @@ app.command()(convert)
 app.command()(verify)
 app.command()(diff)
 app.command()(inspect)
+app.command("import")(import_folder)
 app.command()(download)
 app.command()(pad)
 app.command()(resize)

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Exit, Option
 
-from llama_convert.cli import options
+from llama_convert.cli import inspected, options
 from llama_convert.cli.downloading import tell_download
 from llama_convert.cli.failures import DIFFERENT
-from llama_convert.cli.output import Output, count, gigabytes, table
+from llama_convert.cli.output import Output, gigabytes, table
 from llama_convert.cli.sources import Local, fetched, remote
 from llama_convert.cli.verifying import show_verification, take_large_pages
 from llama_convert.convert.errors import counted
@@ -210,11 +210,7 @@ def _report(done: Conversion, output: Output) -> None:
 
 def headline(plan: Plan) -> str:
     """One line: what becomes what."""
-    source = plan.source
-    return (
-        f"{source.path}: {source.version.title}, {count(source.config.parameters)} parameters, "
-        f"{source.dtype.label}, {source.format.name} in {counted(len(source.files), 'file')} -> {plan.target}"
-    )
+    return f"{inspected.headline(plan.source)} -> {plan.target}"
 
 
 def plan_text(plan: Plan) -> str:

@@ -62,9 +62,10 @@ def _check_verdict(folder: Path, values: Mapping[str, Any], output: Output) -> N
     from llama_convert.verify import read_certificate
 
     verified = read_certificate(folder).verified
+    prove = f"llama-convert verify SRC {folder}"
     again = f"llama-convert convert SRC {folder} --to {values['target']['format']} --verify --overwrite"
     if verified is None:
-        raise UsageError(f"{folder}: was not verified when it was written", advice=f"Convert it again: {again}.")
+        raise UsageError(f"{folder}: was never verified", advice=f"Hold it against its source: {prove}.")
     if not verified.get("ok"):
         output.result(f"{folder}: {verified_text(verified)}")
         output.say(f"Nothing is pushed. Convert it again: {again}.")

@@ -7,19 +7,17 @@ from collections.abc import Callable
 from threading import Event, Thread
 
 from llama_convert.convert.digests import Extent, hasher
-from llama_convert.convert.errors import CheckpointError
 from llama_convert.hub.journal import Journal
 from llama_convert.hub.segments import Work, checksum
 
-_PIECE = 1 << 20
-_LOSSES = 3  # times that a disk may lose the same segment
+_PIECE = 2 << 20
 
 
 class Arrival(Thread):
     """Reads each segment back as soon as all before it are here. found: the digest, once the thread has ended.
 
-    A segment that reads otherwise than its journal says, after a crash for instance, is fetched again.
-    on_lost: told its bytes. failure: what ended the thread before its time.
+    A segment of an earlier run that reads otherwise than its journal says, after a crash for instance, is fetched
+    again. on_lost: told its bytes. failure: what ended the thread before its time.
     """
 
     def __init__(
@@ -28,7 +26,8 @@ class Arrival(Thread):
         super().__init__(name="digest", daemon=True)
         self.found: str | None = None
         self.failure: BaseException | None = None
-        self._descriptor, self._journal, self._work = descriptor, journal, work
+        self._descriptor, self._work = descriptor, work
+        self._earlier = dict(journal.checksums)
         self._hasher = hasher(Extent(algorithm, ((0, work.segments.size),)))
         self._on_lost = on_lost
         self._halted = Event()
@@ -37,6 +36,7 @@ class Arrival(Thread):
     def halt(self) -> None:
         """It ends soon, without a digest."""
         self._halted.set()
+        self._work.wake()
 
     def run(self) -> None:
         """The thread's work."""
@@ -48,25 +48,20 @@ class Arrival(Thread):
 
     def _taken_in(self, index: int) -> bool:
         """The segment, once it is here and sound; False where there is no more waiting for it."""
-        for _ in range(_LOSSES):
-            if not self._work.wait_for(index, self._halted):
-                return False
-            before = self._hasher.copy()
-            if self._read(index) == self._journal.checksums[index]:
-                return True
-            self._hasher = before
+        while self._work.wait_for(index, self._halted):
+            before, expected = self._hasher.copy(), self._earlier.pop(index, None)
+            found = self._read(index, checked=expected is not None)
             if self._halted.is_set():
                 return False
+            if found == expected:
+                return True
+            self._hasher = before
             self._on_lost(self._work.segments.length([index]))
             self._work.lost(index)
-        raise CheckpointError(
-            f"{self._journal.names.part}: bytes {self._work.segments.span(index)[0]:,} and following read otherwise "
-            f"than they were written, {_LOSSES} times",
-            advice="Check this disk and the machine's memory.",
-        )
+        return False
 
-    def _read(self, index: int) -> int:
-        """Its checksum, and its bytes in the digest."""
+    def _read(self, index: int, *, checked: bool) -> int | None:
+        """The segment's bytes into the digest; its checksum, where that is asked for."""
         position, stop = self._work.segments.span(index)
         total = 0
         while position < stop and not self._halted.is_set():
@@ -74,6 +69,6 @@ class Arrival(Thread):
             if not count:
                 break
             self._hasher.update(self._buffer[:count])
-            total += checksum(self._buffer[:count], position)
+            total += checksum(self._buffer[:count], position) if checked else 0
             position += count
-        return total % (1 << 64)
+        return total % (1 << 64) if checked else None

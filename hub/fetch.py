@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llama_convert.convert.digests import GIT_SHA1, SHA256, Extent, all_of, read_digests
-from llama_convert.convert.errors import CheckpointError, SpaceError, UsageError
+from llama_convert.convert.errors import CheckpointError, SpaceError
 from llama_convert.hub.journal import Journal, arrived, opened, partial_files
 from llama_convert.hub.remote import RemoteFile
 from llama_convert.hub.segments import SEGMENT, Segments
@@ -86,7 +86,7 @@ def _fetched(file: RemoteFile, target: Path, journal: Journal, settings: Setting
         path=target,
         nbytes=file.size,
         reused=0 if refetched else kept - transfer.progress.lost,
-        over_xet=isinstance(transfer.source, XetFile) and not refetched,
+        over_xet=isinstance(transfer.source, XetFile) and transfer.progress.fetched > 0 and not refetched,
         refetched=refetched,
     )
 
@@ -144,13 +144,8 @@ def _set_aside(descriptor: int, size: int) -> None:
 
 def _publish(descriptor: int, journal: Journal, target: Path) -> None:
     os.fsync(descriptor)
-    part = journal.names.part
-    if not part.exists() or not os.path.samestat(os.fstat(descriptor), part.stat()):
-        raise UsageError(
-            f"{part}: removed while it was being fetched", advice="Run it again, and let it finish: it begins anew."
-        )
-    journal.check_alone()
-    os.replace(part, target)
+    journal.check_ours()
+    os.replace(journal.names.part, target)
     journal.names.journal.unlink(missing_ok=True)
     _sync_folder(target.parent)
 

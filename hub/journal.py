@@ -151,21 +151,30 @@ class Journal:
             self._append("reset")
             return before
 
-    def check_alone(self) -> None:
-        """UsageError where another run has begun with the same files since: this one must not write any more.
+    def is_ours(self) -> bool:
+        """Whether the two files are still there, and no other run has begun with them since.
 
-        Locks let none begin; on some network file systems they hold on one machine only, or not at all.
+        Locks let none begin; on some network file systems they hold on one machine only.
         """
-        length = os.fstat(self._descriptor).st_size
-        if length == self._length:
-            return
+        now = os.fstat(self._descriptor)
+        try:
+            if not os.path.samestat(now, self.names.journal.stat()):
+                return False
+        except FileNotFoundError:
+            return False
+        if now.st_size == self._length:
+            return True
         with self._lock:
-            _, own, since = os.pread(self._descriptor, length, 0).partition(_line("run", self._run))
-            if not own or any(line.startswith(b"run ") for line in since.splitlines()):
-                raise UsageError(
-                    f"{self.names.part}: another process has begun to fetch the same file, in spite of the lock",
-                    advice="Let one finish: this file system's locks do not hold between processes.",
-                )
+            _, own, since = os.pread(self._descriptor, now.st_size, 0).partition(_line("run", self._run))
+        return bool(own) and not any(line.startswith(b"run ") for line in since.splitlines())
+
+    def check_ours(self) -> None:
+        """UsageError where this run must not write any more."""
+        if not self.is_ours():
+            raise UsageError(
+                f"{self.names.part}: removed or taken over by another process while it was being fetched",
+                advice="Let one finish, then run it again: locks may not hold between machines on this file system.",
+            )
 
     def _append(self, *words: object) -> None:
         line = _line(*words)
@@ -191,6 +200,8 @@ def opened(target: Path, digest: str, segments: Segments, on_note: Callable[[str
 
 
 def _tidy(journal: Journal) -> None:
+    if not journal.is_ours():
+        return
     end = max((journal.segments.span(index)[1] for index in journal.checksums), default=0)
     if not end or journal.names.own:
         journal.names.remove()

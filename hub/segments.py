@@ -12,7 +12,7 @@ import numpy
 SEGMENT = 8 << 20
 # Segments that one request asks for: a connection is not kept behind it, and what lies between the first and the
 # last connection is read again from the page cache for the digest.
-_RUN = 8
+_RUN = 16
 _TICK = 0.5  # seconds after which a waiting thread looks whether it is still wanted
 _WORD = 8
 

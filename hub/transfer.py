@@ -113,7 +113,7 @@ class Connection(Thread):
         with self._writing:
             if self._halted.is_set():
                 raise HaltedError
-            self._journal.check_alone()
+            self._journal.check_ours()
             self._journal.arrived(index, total % (1 << 64))
             if hasattr(os, "posix_fadvise"):  # the kernel begins to write it to the disk, so that the sync is short
                 start, stop = self._work.segments.span(index)
@@ -167,7 +167,7 @@ class Transfer:
             self._arrival.halt()
             self._disconnect()
             until = time.monotonic() + _FAREWELL
-            for thread in (self._arrival, *self._connections):
+            for thread in filter(Thread.is_alive, (self._arrival, *self._connections)):
                 thread.join(max(until - time.monotonic(), 0.0))
 
     def _connect(self, sequential: bool = False) -> None:

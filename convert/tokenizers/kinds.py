@@ -6,6 +6,7 @@ import re
 from enum import Enum
 from pathlib import Path
 
+from llama_convert.convert.containers.lookalikes import refuse_lookalike
 from llama_convert.convert.errors import CheckpointError
 from llama_convert.convert.tokenizers.problems import read_bytes
 from llama_convert.convert.tokenizers.wire import WireError, read_varint
@@ -14,8 +15,6 @@ HEAD = 4096
 FIRST_LINE = re.compile(rb"[A-Za-z0-9+/=]+ \d+[ \t\r]*(\n|$)")
 TOP_LEVEL_TAGS = (0x0A, 0x12, 0x1A)  # pieces, trainer_spec, normalizer_spec: fields 1, 2, 3 with a length
 KNOWN_AS = (
-    (re.compile(rb"version https://git-lfs"), "a Git LFS pointer: the file itself was never downloaded"),
-    (re.compile(rb"\s*<(!doctype|html|\?xml)", re.IGNORECASE), "a web page, probably a log-in or error page"),
     (re.compile(rb"\s*[{\[]"), "JSON, perhaps Hugging Face's tokenizer.json"),
     (re.compile(rb"PK\x03\x04"), "a zip archive, perhaps a .pth file of weights"),
     (re.compile(rb"GGUF"), "a GGUF file"),
@@ -44,6 +43,7 @@ def sniff(path: Path) -> TokenizerKind:
     no such file. A file of the right kind may still be damaged: the readers tell.
     """
     head = read_bytes(path, HEAD)
+    refuse_lookalike(path, head, "a tokenizer")  # first: a blank line and a tag could begin a SentencePiece model
     if FIRST_LINE.match(head):
         return TokenizerKind.TIKTOKEN
     if _is_model_proto(head):

@@ -29,7 +29,7 @@ snapshot = look_up(parse_name(sys.argv[2]))
 entry = next(entry for entry in snapshot.entries if entry.path == sys.argv[3])
 print("begins", flush=True)
 file, target = remote.RemoteFile(snapshot, entry), Path(sys.argv[4])
-fetched = engine.fetch(file, target, on_note=lambda text: print(text, flush=True))
+fetched = engine.fetch(file, target, stalled=1.0, on_note=lambda text: print(text, flush=True))
 print(f"reused {fetched.reused}", flush=True)
 """
 

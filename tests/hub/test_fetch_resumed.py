@@ -171,12 +171,12 @@ def test_a_run_that_was_overtaken_in_spite_of_its_lock_stops(tmp_path: Path, mon
     monkeypatch.setattr(journals, "_holds", lambda path: True)  # as locks that hold on each machine alone
     segments = Segments(size=len(WEIGHTS), nbytes=SEGMENT)
     with journals.opened(tmp_path / "weights", "d" * 64, segments, print) as first:
-        first.check_alone()
+        first.check_ours()
         with journals.opened(tmp_path / "weights", "d" * 64, segments, print) as second:
             first.arrived(0, 1)
             with pytest.raises(UsageError, match="another process"):
-                first.check_alone()
-            second.check_alone()
+                first.check_ours()
+            second.check_ours()
 
 
 def test_the_cache_shows_and_clears_what_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
