@@ -12,7 +12,9 @@ from llama_convert.cli.converting import convert
 from llama_convert.cli.demo import demo
 from llama_convert.cli.differing import diff
 from llama_convert.cli.doctor import doctor
+from llama_convert.cli.downloading import download
 from llama_convert.cli.generating import generate
+from llama_convert.cli.importing import import_folder
 from llama_convert.cli.inspecting import inspect
 from llama_convert.cli.pushing import push
 from llama_convert.cli.script import script
@@ -35,6 +37,8 @@ app.command()(inspect)
 app.command()(generate)
 app.command()(chat)
 app.command()(vocab)
+app.command("import")(import_folder)
+app.command()(download)
 app.command()(pad)
 app.command()(resize)
 app.command("list")(list_models)

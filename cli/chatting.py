@@ -122,7 +122,7 @@ def chat(
         compile=compile_model,
         llama_version=llama_version,
     )
-    opened, dialect = _open(speaker, template, system, max_new_tokens)
+    opened, dialect = _open(speaker, template, system, max_new_tokens, output)
     talk = _Chat(
         llama=speaker.load(opened, output),
         dialect=dialect,
@@ -141,12 +141,14 @@ def chat(
     output.data(_json(speaker, talk))
 
 
-def _open(speaker: Speaker, template: str | None, system: str | None, length: int) -> tuple[Opened, Dialect]:
+def _open(
+    speaker: Speaker, template: str | None, system: str | None, length: int, output: Output
+) -> tuple[Opened, Dialect]:
     """All but the weights, and everything seen to fit: the format, the system message, the memory."""
     from llama_convert.verify.chat_speaking import find_dialect
     from llama_convert.verify.memory import check_memory
 
-    opened = speaker.open()
+    opened = speaker.open(output)
     dialect = find_dialect(opened, template)
     context = opened.checkpoint.config.context
     first: list[Message] = [{"role": "system", "content": system}] if system is not None else []

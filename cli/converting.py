@@ -10,15 +10,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Exit, Option
 
-from llama_convert.cli import options
+from llama_convert.cli import inspected, options
+from llama_convert.cli.downloading import tell_download
 from llama_convert.cli.failures import DIFFERENT
-from llama_convert.cli.output import Output, count, gigabytes, table
+from llama_convert.cli.output import Output, gigabytes, table
+from llama_convert.cli.sources import Local, fetched, remote
 from llama_convert.cli.verifying import show_verification, take_large_pages
 from llama_convert.convert.errors import counted
 
 if TYPE_CHECKING:
     from llama_convert.convert import Conversion, Plan, Request
+    from llama_convert.hub.layouts import Choice
     from llama_convert.verify import Diagnosis, LevelResult, Report
+
+# What of a repository is converted, where that is not what a user most likely wants of it: not the same format again.
+_SUITING = {"hf": ("original", "hf", "gguf")}
+_FLOAT_BYTES = 2  # of an element of a published Llama
 
 
 def convert(
@@ -42,7 +49,7 @@ def convert(
     no_check: options.NoCheck = False,
     dry_run: options.DryRun = False,
     pad: options.Pad = False,
-    verify: options.Verify = False,
+    verify: options.VerifyHub = None,
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -61,12 +68,17 @@ def convert(
     )
     assumed = parse_assumptions(assume or [])
     change = pad_change if pad else None
-    plan = plan_conversion(source, to=to, request=request, llama_version=llama_version, assume=assumed, change=change)
+    here = _here(source, target, to, request, overwrite=overwrite, dry_run=dry_run, output=output)
+    if here is None:
+        return
+    plan = plan_conversion(
+        here.path, to=to, request=request, llama_version=llama_version, assume=assumed, change=change
+    )
     if dry_run:
         tell_plan(plan, output)
         return
     done = carry_out(plan, target, overwrite=overwrite, check=not no_check, output=output)
-    finish(done, output, verify=verify, assumed=assumed)
+    finish(done, output, verify=here.from_hub if verify is None else verify, assumed=assumed)
 
 
 def finish(done: Conversion, output: Output, *, verify: bool, assumed: Mapping[str, str]) -> None:
@@ -94,6 +106,37 @@ def _proven(done: Conversion, output: Output, assumed: Mapping[str, str]) -> Rep
     report = show_verification(source.path, done.folder, events, output, same=same)
     record_verdict(done.folder, report)
     return report
+
+
+def _here(
+    source: Path, target: Path, to: str, request: Request, *, overwrite: bool, dry_run: bool, output: Output
+) -> Local | None:
+    """The source on this machine; None where a dry run lacks it: then its download is all that can be told.
+
+    What cannot end well is refused before anything is fetched.
+    """
+    from llama_convert.convert.formats import find_format
+    from llama_convert.convert.publish import check_destination
+    from llama_convert.hub.disks import check_disks
+
+    found = remote(source, output, likeliest=_SUITING.get(to), needs=partial(_output_bytes, target, request))
+    if found is None:
+        return Local(path=source)
+    find_format(to)
+    if dry_run and found.to_fetch:
+        tell_download(found, output)
+        return None
+    if not dry_run:
+        check_disks(source, found.disks)
+        check_destination(target, found.checkpoint, 0, overwrite=overwrite)
+    return fetched(found, output)
+
+
+def _output_bytes(target: Path, request: Request, choice: Choice) -> dict[Path, int]:
+    """What a conversion will write at the least, as far as sizes tell before anything is fetched."""
+    weights = sum(entry.size for entry in choice.weights)
+    kind = request.quantize
+    return {target: int(weights * kind.nbytes / kind.block / _FLOAT_BYTES) if kind else weights}
 
 
 def tell_plan(plan: Plan, output: Output) -> None:
@@ -167,11 +210,7 @@ def _report(done: Conversion, output: Output) -> None:
 
 def headline(plan: Plan) -> str:
     """One line: what becomes what."""
-    source = plan.source
-    return (
-        f"{source.path}: {source.version.title}, {count(source.config.parameters)} parameters, "
-        f"{source.dtype.label}, {source.format.name} in {counted(len(source.files), 'file')} -> {plan.target}"
-    )
+    return f"{inspected.headline(plan.source)} -> {plan.target}"
 
 
 def plan_text(plan: Plan) -> str:

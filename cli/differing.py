@@ -10,6 +10,7 @@ from typer import Argument, Exit
 from llama_convert.cli import options
 from llama_convert.cli.failures import DIFFERENT
 from llama_convert.cli.output import Output, table
+from llama_convert.cli.sources import local
 from llama_convert.convert.errors import counted
 
 if TYPE_CHECKING:
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
 
 
 def diff(
-    a: Annotated[Path, Argument(metavar="A", help="Folder or file with a checkpoint.", show_default=False)],
-    b: Annotated[Path, Argument(metavar="B", help="Folder or file with another.", show_default=False)],
+    a: Annotated[Path, Argument(metavar="A", help="Folder, file or org/name on the Hub.", show_default=False)],
+    b: Annotated[Path, Argument(metavar="B", help="Another.", show_default=False)],
     llama_version: options.LlamaVersion = None,
     json: options.Json = False,
     quiet: options.Quiet = False,
@@ -28,7 +29,7 @@ def diff(
     from llama_convert.verify.differences import differences
 
     output = Output(json=json, quiet=quiet)
-    found = differences(a, b, llama_version)
+    found = differences(local(a, output).path, local(b, output).path, llama_version)
     output.result(_text(found))
     output.data({"ok": found.none, **_json(found)})
     if not found.none:

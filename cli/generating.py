@@ -52,7 +52,12 @@ class _Told:
 
 def generate(
     source: Annotated[
-        Path | None, Argument(metavar="SRC", help="Folder or file with the checkpoint.", show_default=False)
+        Path | None,
+        Argument(
+            metavar="SRC",
+            help="Folder or file with the checkpoint, or org/name[@revision] on the Hub.",
+            show_default=False,
+        ),
     ] = None,
     prompt: Annotated[
         list[str] | None,
@@ -126,9 +131,9 @@ def generate(
         returned=num_return_sequences,
         batch_size=batch_size,
     )
-    opened = speaker.open()
-    check_fit(opened, wish.prompts, wish.max_new_tokens, min(wish.batch_size, len(wish.prompts) * wish.returned))
     _check(wish)
+    opened = speaker.open(output)
+    _check_fit(opened, wish.prompts, wish.max_new_tokens, min(wish.batch_size, len(wish.prompts) * wish.returned))
     llama = speaker.load(opened, output)
     start = time.perf_counter()
     told = _answers(llama, wish, output)
@@ -199,7 +204,7 @@ def _samplings(
     return found
 
 
-def check_fit(opened: Opened, prompts: Sequence[str], max_new_tokens: int, sequences: int) -> None:
+def _check_fit(opened: Opened, prompts: Sequence[str], max_new_tokens: int, sequences: int) -> None:
     """Whether the prompts fit into the model, and it into memory; before any weight is read."""
     from llama_convert.verify.generate import check_prompts
     from llama_convert.verify.memory import check_memory

@@ -5,38 +5,56 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from typer import Option
+from typer import Argument, Option
 
 from llama_convert.cli import options
-from llama_convert.cli.output import Output, gigabytes, table
+from llama_convert.cli.inspected import figures, tensor_table
+from llama_convert.cli.output import Output, table
+from llama_convert.convert.errors import UsageError
 
 if TYPE_CHECKING:
-    from llama_convert.convert import Inspection
     from llama_convert.verify.fingerprint import Fingerprint
 
 
 def inspect(
-    source: options.Source,
+    source: Annotated[
+        Path,
+        Argument(
+            metavar="SRC",
+            help="Folder or file with the checkpoint; or organisation/name[@revision] on the Hub, without download.",
+            show_default=False,
+        ),
+    ],
     tensors: Annotated[bool, Option("--tensors", help="List every tensor.")] = False,
     fingerprint: Annotated[
         bool,
         Option("--fingerprint", help="Digests of the weights, the same in every lossless format. Reads all of them."),
     ] = False,
+    what: Annotated[
+        str | None,
+        Option("--what", help="Which of a repository's checkpoints: hf, original or gguf.", show_default=False),
+    ] = None,
     llama_version: options.LlamaVersion = None,
     assume: options.Assume = None,
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
     """Show what a checkpoint is: version, sizes, types, memory needed."""
+    from llama_convert.cli.inspecting_remote import Asked, inspect_repository, repository_meant
     from llama_convert.cli.sizes import parse_assumptions
     from llama_convert.convert import inspect_checkpoint
 
     output = Output(json=json, quiet=quiet)
     assumed = parse_assumptions(assume or [])
+    if name := repository_meant(source):
+        inspect_repository(name, output, Asked(what, tensors, fingerprint, llama_version, assumed))
+        return
+    if what is not None:
+        raise UsageError(f"--what {what}: {source} is no repository", advice="Give the folder or file that is meant.")
     found = inspect_checkpoint(source, llama_version, assumed)
-    output.result(_text(found))
+    output.result(table(figures(found)))
     if tensors:
-        output.result("\n" + _tensor_table(found))
+        output.result("\n" + tensor_table(found))
     taken = _fingerprint(source, llama_version, assumed, output) if fingerprint else None
     if taken:
         output.result("\n" + _fingerprint_table(taken))
@@ -60,42 +78,3 @@ def _fingerprint_table(found: Fingerprint) -> str:
 
 def _fingerprint_json(found: Fingerprint) -> dict[str, object]:
     return {"model": found.model, "weights": {str(weight): digest for weight, digest in found.weights.items()}}
-
-
-def _text(found: Inspection) -> str:
-    from llama_convert.convert.containers.slices import DType
-    from llama_convert.convert.errors import counted
-
-    first, *others = found.versions
-    config = found.config
-    scaling = config.rope_scaling
-    rope = f"theta {config.rope_theta:g}" + (f", llama3 scaling x{scaling.factor:g}" if scaling else ", not scaled")
-    kv = f"{config.kv_heads} kv heads" + (f" (each stored {found.kv_copies} times)" if found.kv_copies > 1 else "")
-    rows = [
-        ("path", str(found.path)),
-        ("format", f"{found.format}, {gigabytes(found.nbytes)} in {counted(found.shards, 'weight file')}"),
-        ("version", first + (f"  (would also fit {', '.join(others)})" if others else "")),
-        ("parameters", f"{config.parameters:,}" + (", output head tied to the embedding" if config.tied else "")),
-        ("dtype", ", ".join(found.dtypes)),
-        ("layers", f"{config.layers} of {config.hidden_size}, feed-forward {config.intermediate_size}"),
-        ("attention", f"{config.heads} heads of {config.head_dim}, {kv}"),
-        ("rope", f"{rope}, context {config.context:,}"),
-        ("norm eps", f"{config.norm_eps:g}"),
-        ("vocabulary", f"{config.vocab_size:,}"),
-        ("tokenizer", f"{found.tokenizer[0]}, {found.tokenizer[1]}" if found.tokenizer else "none found"),
-        (
-            "memory",
-            f"{gigabytes(found.memory(DType.FLOAT32))} in float32, "
-            f"{gigabytes(found.memory(DType.BFLOAT16))} in bfloat16 (weights alone)",
-        ),
-    ]
-    return table(rows)
-
-
-def _tensor_table(found: Inspection) -> str:
-    rows = [("tensor", "dtype", "shape", "bytes", "offset", "file")]
-    rows += [
-        (tensor.name, tensor.dtype, str(list(tensor.shape)), f"{tensor.nbytes:,}", f"{tensor.offset:,}", tensor.file)
-        for tensor in found.tensors
-    ]
-    return table(rows)

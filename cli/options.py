@@ -7,7 +7,12 @@ from typing import Annotated
 
 from typer import Argument, Option
 
-Source = Annotated[Path, Argument(metavar="SRC", help="Folder or file with the checkpoint.", show_default=False)]
+Source = Annotated[
+    Path,
+    Argument(
+        metavar="SRC", help="Folder or file with the checkpoint, or org/name[@revision] on the Hub.", show_default=False
+    ),
+]
 Target = Annotated[Path, Argument(metavar="DST", help="Folder to write; must not exist yet.", show_default=False)]
 LlamaVersion = Annotated[
     str | None,
@@ -85,6 +90,14 @@ Overwrite = Annotated[bool, Option("--overwrite", help="Replace an existing mode
 NoCheck = Annotated[bool, Option("--no-check", help="Do not hold what is read against its checksums.")]
 DryRun = Annotated[bool, Option("--dry-run", help="Print the plan and write nothing.")]
 Verify = Annotated[bool, Option("--verify", help="Prove afterwards that the output is the same model.")]
+VerifyHub = Annotated[
+    bool | None,
+    Option(
+        "--verify/--no-verify",
+        help="Prove afterwards that the output is the same model (default: only for a source on the Hub).",
+        show_default=False,
+    ),
+]
 Json = Annotated[bool, Option("--json", help="Print one JSON object, also on failure.")]
 Quiet = Annotated[bool, Option("--quiet", "-q", help="Print results only.")]
 # What generate and chat share.

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llama_convert.cli.output import Output, gigabytes
+from llama_convert.cli.sources import local
 from llama_convert.convert.errors import UsageError, counted
 
 if TYPE_CHECKING:
@@ -34,8 +35,8 @@ class Speaker:
     compile: bool
     llama_version: str | None
 
-    def open(self) -> Opened:
-        """All but the weights. Raises UsageError where types contradict each other."""
+    def open(self, output: Output) -> Opened:
+        """All but the weights; a repository is fetched first. Raises UsageError where types contradict each other."""
         from llama_convert.convert.containers.slices import DType
         from llama_convert.verify.opened import open_source
 
@@ -53,7 +54,7 @@ class Speaker:
                 advice="Leave one of them out.",
             )
         return open_source(
-            self.source,
+            local(self.source, output).path,
             device=self.device,
             dtype=self.dtype or plain.get(encoding or ""),
             quantise=quantised.get(encoding or ""),

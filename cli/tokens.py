@@ -20,7 +20,7 @@ Row = tuple[str, ...]
 
 
 def vocab(
-    source: options.Source,
+    source: Annotated[Path, Argument(metavar="SRC", help="Folder or file with the checkpoint.", show_default=False)],
     other: Annotated[
         Path | None, Argument(metavar="[OTHER]", help="A second checkpoint, shown beside it.", show_default=False)
     ] = None,

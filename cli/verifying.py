@@ -13,6 +13,7 @@ from typer import Argument, Exit, Option
 from llama_convert.cli import options
 from llama_convert.cli.failures import DIFFERENT
 from llama_convert.cli.output import Output
+from llama_convert.cli.sources import local
 from llama_convert.convert.errors import UsageError
 
 if TYPE_CHECKING:
@@ -25,9 +26,12 @@ _SHOWN = 10
 
 
 def verify(
-    a: Annotated[Path, Argument(metavar="A", help="Folder with a checkpoint.", show_default=False)],
+    a: Annotated[
+        Path,
+        Argument(metavar="A", help="Folder or file with a checkpoint, or org/name on the Hub.", show_default=False),
+    ],
     b: Annotated[
-        Path | None, Argument(metavar="[B]", help="Folder that should hold the same model.", show_default=False)
+        Path | None, Argument(metavar="[B]", help="What should hold the same model.", show_default=False)
     ] = None,
     level: Annotated[
         str | None,
@@ -79,6 +83,7 @@ def verify(
     if (certificate or against) and (chosen or (certificate and against)):
         option = "--certificate" if certificate else "--against"
         raise UsageError(f"{option} takes A alone", advice="Leave B and the other options away.")
+    a, b = local(a, output).path, local(b, output).path if b is not None else None
     if certificate:
         _check_certificate(a, output)
         return

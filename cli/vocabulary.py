@@ -13,6 +13,7 @@ from typer import Option
 from llama_convert.cli import options
 from llama_convert.cli.converting import carry_out, conversion_json, finish, parse_request, tell_plan, watched
 from llama_convert.cli.output import Output, gigabytes
+from llama_convert.cli.sources import local
 from llama_convert.convert.errors import UsageError, counted
 from llama_convert.convert.vocabulary import Change, Init
 
@@ -86,6 +87,7 @@ def pad(
         dry_run=dry_run,
         verify=verify,
     )
+    wish = _here(wish, output)
     plan = _plan(wish, change)
     if in_place and not _changes(plan):
         assert plan.source.change is not None  # it has been planned
@@ -159,7 +161,9 @@ def resize(
         dry_run=dry_run,
         verify=verify,
     )
-    _carry_out(wish, _plan(wish, change), Output(json=json, quiet=quiet))
+    output = Output(json=json, quiet=quiet)
+    wish = _here(wish, output)
+    _carry_out(wish, _plan(wish, change), output)
 
 
 def parse_init(text: str) -> tuple[Init, str | None]:
@@ -201,11 +205,16 @@ def _request(dtype: str | None, quantize: str | None, shards: int | None, shard_
     return replace(request, shards=shards, quantize=parse_quantised(quantize, "--quantize"))
 
 
+def _here(wish: _Wish, output: Output) -> _Wish:
+    """The same with a source on this machine; what cannot be done is refused before anything is fetched."""
+    _check_place(wish)
+    return replace(wish, source=local(wish.source, output).path)
+
+
 def _plan(wish: _Wish, change: Callable[[Checkpoint, Tokens], Change]) -> Plan:
     from llama_convert.convert import plan_conversion
     from llama_convert.convert.in_place import in_place
 
-    _check_place(wish)
     plan = plan_conversion(
         wish.source,
         to=wish.to,
@@ -218,6 +227,10 @@ def _plan(wish: _Wish, change: Callable[[Checkpoint, Tokens], Change]) -> Plan:
 
 
 def _check_place(wish: _Wish) -> None:
+    if wish.in_place and not wish.source.exists():
+        raise UsageError(
+            f"--in-place: {wish.source} is no folder here", advice="Download it with --to DIR and give that folder."
+        )
     if wish.in_place and wish.target is not None:
         raise UsageError(f"--in-place and {wish.target}: which is to be written?", advice="Leave one of them out.")
     if wish.in_place and wish.verify:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from llama_convert.convert.architecture import Rotary
 from llama_convert.convert.arithmetic import cast
 from llama_convert.convert.containers.slices import Coding, DType, Scaled, TensorSlice
+from llama_convert.convert.containers.sources import byte_source, is_far, refuse_far
 from llama_convert.convert.errors import CheckpointError
 from llama_convert.convert.expressions import (
     Cast,
@@ -65,16 +66,18 @@ class OpenFiles:
         self._kept.clear()
 
     def descriptor(self, path: Path) -> int:
-        """The file's descriptor, for reading by position."""
+        """The file's descriptor, for reading by position; FarError where its bytes are not on this machine."""
         if path not in self._descriptors:
+            refuse_far(path)
             self._descriptors[path] = os.open(path, os.O_RDONLY)
         return self._descriptors[path]
 
     def read_into(self, path: Path, offset: int, block: Block) -> None:
         """Fill a contiguous block with the bytes at offset; CheckpointError where the file ends before."""
         view = block.data.cast("B")
+        far = is_far(path)
         while view:
-            count = os.preadv(self.descriptor(path), [view], offset)
+            count = _copy(path, offset, view) if far else os.preadv(self.descriptor(path), [view], offset)
             if not count:
                 raise CheckpointError(
                     f"{path}: ended at byte {offset:,} while being read; was it changed?",
@@ -88,6 +91,13 @@ class OpenFiles:
             if key not in self._kept:
                 self._kept[key] = make()
             return self._kept[key]
+
+
+def _copy(path: Path, offset: int, view: memoryview) -> int:
+    """Fill the view from the path's byte source; how many bytes came."""
+    data = byte_source(path).read(offset, len(view))
+    view[: len(data)] = data
+    return len(data)
 
 
 def rows_of(expression: Expression) -> int:
@@ -106,10 +116,16 @@ def blocks(expression: Expression, files: OpenFiles, size: int = BLOCK_BYTES) ->
     size: bytes a block should have; a single row or head may be larger.
     Memory: about three blocks, whatever the size of the tensor.
     """
-    unit = _unit(expression)
+    for start, stop in spans(expression, size):
+        yield read(expression, start, stop, files)
+
+
+def spans(expression: Expression, size: int = BLOCK_BYTES, *others: Expression) -> Iterator[tuple[int, int]]:
+    """First row and row behind the last of each such block; of one that suits `others` of its shape as well."""
+    unit = max(map(_unit, (expression, *others)))
     rows = max(size // max(row_bytes(expression) * unit, 1), 1) * unit
     for start in range(0, rows_of(expression), rows):
-        yield read(expression, start, min(start + rows, rows_of(expression)), files)
+        yield start, min(start + rows, rows_of(expression))
 
 
 def _unit(expression: Expression) -> int:
@@ -178,6 +194,7 @@ def _columns(expression: Columns, start: int, stop: int, files: OpenFiles) -> Bl
 
 def _gathered(tensor: TensorSlice, start: int, stop: int) -> Block:
     """Rows of a tensor whose elements do not lie in order; the file is mapped, so pages are the system's."""
+    refuse_far(tensor.file)
     strides = tensor.strides or ()
     item = tensor.dtype.nbytes
     span = 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, strides, strict=True))
@@ -238,19 +255,3 @@ def _row_for_all(one: Made, files: OpenFiles) -> Block:
         assert new.source is not None  # a copy is of a row
         return read(cast_to(source, one.dtype), new.source, new.source + 1, files)
     return np.zeros((1, row_bytes(one)), np.uint8)
-
-
-def same(first: Expression, second: Expression) -> bool:
-    """Whether two tensors are equal bit for bit; stops at the first block that differs."""
-    if first == second:
-        return True
-    if (first.shape, first.dtype) != (second.shape, second.dtype):
-        return False
-    unit = max(_unit(first), _unit(second))
-    rows = max(BLOCK_BYTES // max(row_bytes(first) * unit, 1), 1) * unit
-    with OpenFiles() as files:
-        return all(
-            np.array_equal(read(first, start, stop, files), read(second, start, stop, files))
-            for start in range(0, rows_of(first), rows)
-            for stop in [min(start + rows, rows_of(first))]
-        )

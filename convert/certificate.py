@@ -73,7 +73,7 @@ def certificate(
     kept = kept or Kept()
     tensors = {**kept.tensors, **_tensors(plan, crc32s)}
     return {
-        **_made(),
+        **made_now(),
         "options": dict(options),
         "source": _source(plan.source, records_checked, origin or known_origin(plan.source.folder)),
         **_vocabulary(plan.source),
@@ -83,8 +83,8 @@ def certificate(
 
 
 def write_certificate(folder: Path, values: Mapping[str, Any]) -> None:
-    """Write it beside the weights."""
-    (folder / NAME).write_text(_text(values), encoding="utf-8")
+    """Write it beside the weights. Nobody sees half a file."""
+    _replace(folder, values)
 
 
 def add_verdict(folder: Path, values: Mapping[str, Any]) -> None:
@@ -92,11 +92,14 @@ def add_verdict(folder: Path, values: Mapping[str, Any]) -> None:
 
     Nobody sees half a file. Raises CheckpointError where there is no certificate.
     """
+    _replace(folder, {**read_object(folder / NAME), "verified": {**made_now(), **values}})
+
+
+def _replace(folder: Path, values: Mapping[str, Any]) -> None:
     path, partial = folder / NAME, folder / f".{NAME}.partial"
-    text = _text({**read_object(path), "verified": {**_made(), **values}})
     try:
         with partial.open("w", encoding="utf-8") as file:
-            file.write(text)
+            file.write(json.dumps(values, indent=1, ensure_ascii=False) + "\n")
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
@@ -104,11 +107,8 @@ def add_verdict(folder: Path, values: Mapping[str, Any]) -> None:
         partial.unlink(missing_ok=True)
 
 
-def _text(values: Mapping[str, Any]) -> str:
-    return json.dumps(values, indent=1, ensure_ascii=False) + "\n"
-
-
-def _made() -> dict[str, Any]:
+def made_now() -> dict[str, Any]:
+    """What every entry of a certificate begins with: by which versions, and when."""
     return {"tool": _tool(), "date": datetime.now(timezone.utc).isoformat(timespec="seconds")}
 
 

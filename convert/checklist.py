@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
+from llama_convert.convert.containers.lookalikes import START, refuse_lookalike
 from llama_convert.convert.errors import CheckpointError, counted
 
 _LINE = re.compile(r"([0-9a-fA-F]{32}|[0-9a-fA-F]{64})[ \t]+\*?(?:\./)?(.+)")
@@ -24,7 +25,9 @@ def read_checklist(folder: Path) -> dict[str, str]:
     path = folder / "checklist.chk"
     if not path.is_file():
         return {}
-    lines = [line.strip() for line in path.read_text(encoding="utf-8", errors="replace").splitlines()]
+    data = path.read_bytes()
+    refuse_lookalike(path, data[:START], "a list of digests")
+    lines = [line.strip() for line in data.decode(errors="replace").splitlines()]
     matches = [(line, _LINE.fullmatch(line)) for line in lines if line and not line.startswith("#")]
     unreadable = [line for line, match in matches if match is None]
     if unreadable:

@@ -16,8 +16,8 @@ NAME = "conversion.json"
 class Claims:
     """None where conversion.json is missing, unreadable or silent: claims are a help, never needed.
 
-    llama_version: tells 3.1 from 3.2 where no file does. special_tokens: names given by the user. pad: the id to
-    pad with.
+    llama_version: tells 3.1 from 3.2 where no file does; of an imported folder only what was certain.
+    special_tokens: names given by the user. pad: the id to pad with.
     """
 
     llama_version: str | None = None
@@ -29,10 +29,11 @@ def read_claims(folder: Path) -> Claims:
     """The claims of the folder's conversion.json."""
     try:
         values: Any = json.loads((folder / NAME).read_bytes())
-        names = values["options"]["special_tokens"]
+        names = values["options"].get("special_tokens")
         pad = values.get("vocabulary", {}).get("pad")
+        version = values["source"].get("llama_version")
         return Claims(
-            str(values["source"]["llama_version"]),
+            version if isinstance(version, str) else None,
             tuple(map(str, names)) if names else None,
             pad if type(pad) is int else None,
         )

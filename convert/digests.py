@@ -34,15 +34,22 @@ class Extent:
         return sum(end - start for start, end in self.spans)
 
 
-class _Hasher(Protocol):
-    def update(self, data: memoryview, /) -> None: ...
+class Hasher(Protocol):
+    """A digest in the making."""
 
-    def hexdigest(self) -> str: ...
+    def update(self, data: memoryview, /) -> None:
+        """Take in more bytes."""
+
+    def hexdigest(self) -> str:
+        """The digest of all so far, in hexadecimal."""
+
+    def copy(self) -> Hasher:
+        """Another one that has taken in the same."""
 
 
 class _Crc32:
-    def __init__(self) -> None:
-        self._value = 0
+    def __init__(self, value: int = 0) -> None:
+        self._value = value
 
     def update(self, data: memoryview, /) -> None:
         self._value = zlib.crc32(data, self._value)
@@ -50,8 +57,12 @@ class _Crc32:
     def hexdigest(self) -> str:
         return f"{self._value:08x}"
 
+    def copy(self) -> _Crc32:
+        return _Crc32(self._value)
 
-def _hasher(extent: Extent) -> _Hasher:
+
+def hasher(extent: Extent) -> Hasher:
+    """The extent's digest, for whoever brings its bytes himself, in order."""
     if extent.algorithm == CRC32:
         return _Crc32()
     if extent.algorithm == GIT_SHA1:  # of what git stores: the content behind a short header
@@ -79,7 +90,7 @@ def read_digests(path: Path, wanted: Iterable[Extent]) -> dict[Extent, str | Non
 
     Cost: one reading of all bytes that any extent has. Memory: one buffer.
     """
-    hashers = {extent: _hasher(extent) for extent in wanted}
+    hashers = {extent: hasher(extent) for extent in wanted}
     left = {extent: extent.nbytes for extent in hashers}
     waiting = sorted(((span, extent) for extent in hashers for span in extent.spans), key=lambda item: item[0])
     waiting.reverse()
@@ -93,7 +104,7 @@ def read_digests(path: Path, wanted: Iterable[Extent]) -> dict[Extent, str | Non
             hashers[extent].update(piece)
             left[extent] -= len(piece)
         current = [item for item in current if item[0][1] > end]
-    return {extent: None if left[extent] else hasher.hexdigest() for extent, hasher in hashers.items()}
+    return {extent: None if left[extent] else found.hexdigest() for extent, found in hashers.items()}
 
 
 def _chunks(path: Path, spans: Sequence[Span]) -> Iterator[tuple[int, memoryview]]:

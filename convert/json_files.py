@@ -9,14 +9,20 @@ from math import inf
 from pathlib import Path
 from typing import Any
 
+from llama_convert.convert.containers.lookalikes import START, refuse_lookalike
 from llama_convert.convert.errors import CheckpointError
 from llama_convert.convert.outputs import SideFile
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """The object in a JSON file. CheckpointError: missing, no JSON, or JSON of another kind."""
+    """The object in a JSON file. CheckpointError: missing, no JSON, or JSON of another kind.
+
+    LookalikeError where it is something else altogether, such as a web page.
+    """
     try:
-        values = json.loads(path.read_bytes())
+        data = path.read_bytes()
+        refuse_lookalike(path, data[:START], "JSON")
+        values = json.loads(data)
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: missing", advice=f"Download {path.name} into the same folder.") from error
     except (ValueError, RecursionError) as error:

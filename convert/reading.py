@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
+from llama_convert.convert.containers.lookalikes import LookalikeError
 from llama_convert.convert.errors import CheckpointError
 
 Result = TypeVar("Result")
@@ -22,7 +23,8 @@ def collect(tasks: Sequence[Callable[[], Result]]) -> list[Result]:
     if len(errors) == 1:
         raise errors[0]
     if errors:
-        raise CheckpointError(
+        kind = LookalikeError if any(isinstance(error, LookalikeError) for error in errors) else CheckpointError
+        raise kind(
             f"{len(errors)} of {len(tasks)} files cannot be read",
             problems=[problem for error in errors for problem in (error.summary, *error.problems)],
             advice=errors[0].advice,

@@ -10,7 +10,7 @@ from pathlib import Path
 from llama_convert.convert.checkpoint import Checkpoint, Conventions, TokenizerFile
 from llama_convert.convert.claims import pad_of
 from llama_convert.convert.containers.gguf import read_gguf
-from llama_convert.convert.containers.slices import LocalFile
+from llama_convert.convert.containers.sources import byte_source
 from llama_convert.convert.errors import CheckpointError, UsageError
 from llama_convert.convert.outputs import Request
 from llama_convert.convert.special_names import read_plain_names, read_special_names
@@ -174,7 +174,7 @@ def _tokenizer_json(source: Checkpoint, request: Request) -> NamedVocabulary:
 
 def _gguf(source: Checkpoint, request: Request) -> NamedVocabulary:
     path = _path(source)
-    return read_gguf_vocabulary(path, read_gguf(LocalFile(path)).plain())
+    return read_gguf_vocabulary(path, read_gguf(byte_source(path)).plain())
 
 
 def _llama2c(source: Checkpoint, request: Request) -> NamedVocabulary:

@@ -8,8 +8,9 @@ address may be a signed one.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from json import JSONDecodeError
 from typing import Any, TypeAlias
 from urllib.parse import urlsplit
 
@@ -19,13 +20,14 @@ _ADDRESS = re.compile(r"https?://\S+")
 class HubError(Exception):
     """No access: no token, no permission, no such repository, no network.
 
-    summary: one line, what is wrong and where. advice: what to do next, one line.
+    summary: one line, what is wrong and where. problems: every single finding, where there is more than one.
+    advice: what to do next, one line.
     """
 
-    def __init__(self, summary: str, *, advice: str = "") -> None:
+    def __init__(self, summary: str, *, problems: Sequence[str] = (), advice: str = "") -> None:
         super().__init__(summary)
         self.summary = summary
-        self.problems: tuple[str, ...] = ()
+        self.problems = tuple(problems)
         self.advice = advice
 
 
@@ -68,6 +70,7 @@ def _table() -> tuple[tuple[type[BaseException], _Told], ...]:
         (errors.FileMetadataError, _no_hub),
         (httpx.TransportError, _unreachable),
         (httpx.HTTPError, _unreachable),
+        (JSONDecodeError, _no_hub),
     )
 
 
@@ -80,7 +83,8 @@ def endpoint() -> str:
 
 
 def _page(repository: str) -> str:
-    return f"{endpoint()}/{repository}"
+    """The address of the repository, without a revision, or of another page."""
+    return f"{endpoint()}/{repository.partition('@')[0]}"
 
 
 def _gated(repository: str, error: Any) -> HubError:
@@ -94,16 +98,20 @@ def _gated(repository: str, error: Any) -> HubError:
         )
     holder = owner()
     if holder is not None and holder.reads_gated is False:
-        return HubError(
-            f"{repository}: gated, and the token ({source}) of {holder.name} is fine-grained without the permission "
-            "to read gated repositories",
-            advice="Tick 'Read access to contents of all public gated repos you can access' for it at "
-            f"{_page('settings/tokens')}, and run it again.",
-        )
+        return _narrow(repository, source, holder.name)
     who = f"{holder.name} is" if holder else f"the owner of the token ({source}) is"
     return HubError(
         f"{repository}: gated, and {who} not on its list: access was not asked for, or not yet granted",
         advice=f"Ask for access at {_page(repository)}, wait for the mail that grants it, and run it again.",
+    )
+
+
+def _narrow(repository: str, source: str, name: str) -> HubError:
+    return HubError(
+        f"{repository}: gated, and the token ({source}) of {name} is fine-grained without the permission "
+        "to read gated repositories",
+        advice="Tick 'Read access to contents of all public gated repos you can access' for it at "
+        f"{_page('settings/tokens')}, and run it again.",
     )
 
 
@@ -150,13 +158,27 @@ def _refused(repository: str, error: Any) -> HubError:
     if status == 401:
         return _no_token(repository, error)
     if status == 403:
-        return HubError(
-            f"{repository}: the token has no permission for this",
-            advice=f"Give it the permission (for an upload: write) at {_page('settings/tokens')}",
-        )
+        return _forbidden(repository, error)
     if status == 429:
         return HubError(f"{repository}: too many requests, says the Hub", advice="Wait a few minutes; run it again.")
+    if status == 404:  # a Hub says what it is that it does not find
+        return _no_hub(repository, error)
     return HubError(f"{repository}: the Hub answered {status}", advice="Try again later.")
+
+
+def _forbidden(repository: str, error: Any) -> HubError:
+    from llama_convert.hub.token import owner, token_source
+
+    source = token_source()
+    reads = error.response.request.method in ("GET", "HEAD")
+    # A gate refuses a fine-grained token without saying that it is a gate.
+    holder = owner() if reads and source else None
+    if source and holder and holder.reads_gated is False:
+        return _narrow(repository, source, holder.name)
+    return HubError(
+        f"{repository}: the token has no permission for this",
+        advice=f"Give it the permission (for an upload: write) at {_page('settings/tokens')}",
+    )
 
 
 def _no_name(repository: str, error: Any) -> HubError:

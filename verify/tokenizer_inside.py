@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from llama_convert.convert.containers.gguf import read_gguf
-from llama_convert.convert.containers.slices import LocalFile
+from llama_convert.convert.containers.sources import byte_source
 from llama_convert.convert.errors import CheckpointError
 from llama_convert.verify.tokenizer_judges import PATTERN, Judge, text_bytes, unreadable
 
@@ -32,7 +32,7 @@ def gguf_judge(path: Path) -> Judge:
 
     Raises CheckpointError where it is incomplete, or cannot be run.
     """
-    values = read_gguf(LocalFile(path)).plain()
+    values = read_gguf(byte_source(path)).plain()
     scored = values.get(f"{_KEY}model") == "llama"
     problems = list(_problems(values, scored=scored))
     if problems:

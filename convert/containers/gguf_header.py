@@ -11,10 +11,12 @@ from numpy.typing import NDArray
 
 from llama_convert.convert.containers.gguf_values import MOST_AXES, Array, Kind, Scalar, Value
 from llama_convert.convert.containers.slices import ByteSource
+from llama_convert.convert.containers.sources import is_far
 from llama_convert.convert.errors import CheckpointError
 
 _FIRST_READ = 1 << 20  # bytes: all of a header but a vocabulary
 _GROWTH = 16  # a vocabulary needs a second read, hardly ever a third
+_GROWTH_FAR = 2  # where bytes cost more than attempts
 _LARGEST_HEADER = 100_000_000  # bytes; a vocabulary of a million tokens has half of it
 _DEEPEST = 8  # arrays within arrays; no known file has any
 _KINDS = {kind.number: kind for kind in Kind}
@@ -63,6 +65,7 @@ def read_header(source: ByteSource) -> Header:
     """
     bound = min(source.size, _LARGEST_HEADER)
     wanted = min(_FIRST_READ, bound)
+    growth = _GROWTH_FAR if is_far(source.path) else _GROWTH
     while True:
         cursor = _Cursor(source.read(0, wanted))
         try:
@@ -76,7 +79,7 @@ def read_header(source: ByteSource) -> Header:
         except _ShortError as short:
             if wanted == bound or short.needed > bound:
                 raise _too_long(source, cursor, short.needed) from short
-            wanted = min(max(wanted * _GROWTH, short.needed), bound)
+            wanted = min(max(wanted * growth, short.needed), bound)
 
 
 def _too_long(source: ByteSource, cursor: _Cursor, needed: int) -> CheckpointError:

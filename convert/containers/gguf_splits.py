@@ -12,7 +12,7 @@ from pathlib import Path
 
 from llama_convert.convert.containers.gguf import GgufFile, read_gguf
 from llama_convert.convert.containers.gguf_values import Kind, Scalar
-from llama_convert.convert.containers.slices import LocalFile
+from llama_convert.convert.containers.sources import byte_source
 from llama_convert.convert.errors import CheckpointError, counted
 
 _NAME = re.compile(r"(?P<stem>.+)-(?P<number>[0-9]{5})-of-(?P<count>[0-9]{5})\.gguf", re.DOTALL)
@@ -73,7 +73,7 @@ def read_split(path: Path) -> tuple[GgufFile, ...]:
     Raises CheckpointError: what split_paths and read_gguf raise, and parts that are not of one model, with all
     that speaks against it: another number or count inside than in the name, tensors twice, missing or too many.
     """
-    files = tuple(read_gguf(LocalFile(part)) for part in split_paths(path))
+    files = tuple(read_gguf(byte_source(part)) for part in split_paths(path))
     problems = [problem for number, file in enumerate(files) for problem in _foreign(file, number, len(files))]
     problems += _miscounted(files)
     if problems:

@@ -8,21 +8,19 @@ from __future__ import annotations
 
 import hashlib
 import io
-import struct
-import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from llama_convert.convert.containers.lookalikes import refuse_lookalikes
 from llama_convert.convert.containers.slices import ByteSource, Record, TensorFile, TensorSlice
+from llama_convert.convert.containers.sources import FarError, is_far
 from llama_convert.convert.containers.unpickler import LONGEST_PICKLE, PickleError, Storage, StoredTensor, unpickle
+from llama_convert.convert.containers.zip_reading import ZIP_START, Reader, failed, read_archive
 from llama_convert.convert.errors import CheckpointError, counted
 
-_ZIP_START = b"PK\x03\x04"
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001
-_LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, 22 bytes also found in the directory, name and extra lengths
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +43,7 @@ def read_pth(source: ByteSource, nested: Sequence[str] = ()) -> TensorFile:
     Cost: the index and the pickle, well under a megabyte even for 405B shards.
     """
     start = source.read(0, 512)
-    contents = _read_zip(source) if start.startswith(_ZIP_START) else _read_legacy(source, start)
+    contents = _read_zip(source) if start.startswith(ZIP_START) else _read_legacy(source, start)
     state, beside = _state(contents.root, nested)
     return TensorFile(
         path=source.path,
@@ -66,96 +64,28 @@ def _state(root: Any, nested: Sequence[str]) -> tuple[Any, tuple[str, ...]]:
     return root[found[0]], tuple(str(name) for name in root if name != found[0])
 
 
-def _fail(source: ByteSource, what: str, advice: str = "Fetch the file again.") -> CheckpointError:
-    return CheckpointError(f"{source.path}: {what}", advice=advice)
-
-
 # --- the zip container ---------------------------------------------------------------------------
 
 
-class _Reader(io.RawIOBase):
-    """A byte source as the seekable file that zipfile and pickletools want."""
-
-    def __init__(self, source: ByteSource) -> None:
-        self._source = source
-        self._size = source.size
-        self._position = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
-        if base + offset < 0:
-            raise OSError("seek before the start of the file")
-        self._position = base + offset
-        return self._position
-
-    def readinto(self, buffer: Any) -> int:
-        data = self._source.read(self._position, len(buffer))
-        buffer[: len(data)] = data
-        self._position += len(data)
-        return len(data)
-
-
 def _read_zip(source: ByteSource) -> _Contents:
-    archive = _open_zip(source)
-    entries = _entries(source, archive)
-    stem = _stem(source, entries)
-    records = {name: _record(source, info) for name, info in entries.items()}
+    archive = read_archive(source)
+    records = archive.records
+    stem = _stem(source, records)
     _check_byte_order(source, records.get(f"{stem}/byteorder"))
     pickle = records[f"{stem}/data.pkl"]
     if pickle.nbytes > LONGEST_PICKLE:
-        raise _fail(source, f"its pickle claims {pickle.nbytes:,} bytes, which no checkpoint needs")
+        raise failed(source, f"its pickle claims {pickle.nbytes:,} bytes, which no checkpoint needs")
     root = _unpickle(source, io.BytesIO(source.read(pickle.offset, pickle.nbytes)))
     prefix = f"{stem}/data/"
     storages = {name[len(prefix) :]: record for name, record in records.items() if name.startswith(prefix)}
-    directory = source.read(archive.start_dir, source.size - archive.start_dir)
     checksummed = tuple(record for record in records.values() if record.crc32 is not None)
-    return _Contents(root, storages, stem, hashlib.sha256(directory).hexdigest(), checksummed)
+    return _Contents(root, storages, stem, hashlib.sha256(archive.directory).hexdigest(), checksummed)
 
 
-def _open_zip(source: ByteSource) -> zipfile.ZipFile:
-    try:
-        return zipfile.ZipFile(io.BufferedReader(_Reader(source)))
-    except (
-        zipfile.BadZipFile,
-        OSError,
-        ValueError,
-        NotImplementedError,
-        OverflowError,
-        struct.error,
-        UnicodeError,
-    ) as error:
-        raise _fail(
-            source,
-            f"truncated: it starts as a .pth of {source.size:,} bytes but has no table of contents at its end",
-            "The download or copy was cut short; fetch the file again.",
-        ) from error
-
-
-def _entries(source: ByteSource, archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
-    entries: dict[str, zipfile.ZipInfo] = {}
-    for info in archive.infolist():
-        if info.filename in entries:
-            raise _fail(source, f"holds two records named {info.filename}")
-        if info.compress_type != zipfile.ZIP_STORED:
-            raise _fail(
-                source,
-                f"record {info.filename} is compressed",
-                "torch.save never compresses: unpack and save it again.",
-            )
-        entries[info.filename] = info
-    return entries
-
-
-def _stem(source: ByteSource, entries: Mapping[str, zipfile.ZipInfo]) -> str:
-    stems = [name[: -len("/data.pkl")] for name in entries if name.endswith("/data.pkl") and name.count("/") == 1]
+def _stem(source: ByteSource, names: Iterable[str]) -> str:
+    stems = [name[: -len("/data.pkl")] for name in names if name.endswith("/data.pkl") and name.count("/") == 1]
     if len(stems) != 1:
-        raise _fail(
+        raise failed(
             source,
             f"a zip archive, but not one that torch.save wrote: it has {len(stems) or 'no'} data.pkl",
             "Is this the right file?",
@@ -163,27 +93,9 @@ def _stem(source: ByteSource, entries: Mapping[str, zipfile.ZipInfo]) -> str:
     return stems[0]
 
 
-def _record(source: ByteSource, info: zipfile.ZipInfo) -> Record:
-    """Where a record's bytes start: behind its local header, whose length only the header itself tells."""
-    inside = 0 <= info.header_offset < source.size
-    header = source.read(info.header_offset, _LOCAL_HEADER.size) if inside else b""
-    if len(header) < _LOCAL_HEADER.size or not header.startswith(_ZIP_START):
-        raise _fail(
-            source,
-            f"record {info.filename} is not where the table of contents says (offset {info.header_offset:,})",
-        )
-    _, name_length, extra_length = _LOCAL_HEADER.unpack(header)
-    offset = info.header_offset + _LOCAL_HEADER.size + name_length + extra_length
-    if offset + info.file_size > source.size:
-        raise _fail(source, f"truncated: record {info.filename} ends beyond the file's {source.size:,} bytes")
-    # torch.serialization.set_crc32_options(False) stores zeros: there is nothing to check then.
-    crc32 = info.CRC if info.CRC or not info.file_size else None
-    return Record(file=source.path, name=info.filename, offset=offset, nbytes=info.file_size, crc32=crc32)
-
-
 def _check_byte_order(source: ByteSource, record: Record | None) -> None:
     if record is not None and source.read(record.offset, min(record.nbytes, 16)) != b"little":
-        raise _fail(source, "saved on a big-endian machine", "Save it again on a little-endian one.")
+        raise failed(source, "saved on a big-endian machine", "Save it again on a little-endian one.")
 
 
 # --- the legacy stream ---------------------------------------------------------------------------
@@ -192,18 +104,24 @@ def _check_byte_order(source: ByteSource, record: Record | None) -> None:
 def _read_legacy(source: ByteSource, start: bytes) -> _Contents:
     """Five pickles (magic, protocol, system, object, storage keys), then each storage: int64 count, bytes."""
     refuse_lookalikes(source, start)
-    stream = io.BufferedReader(_Reader(source), buffer_size=1 << 16)
+    stream = io.BufferedReader(Reader(source), buffer_size=1 << 16)
     try:
         magic, protocol = unpickle(stream), unpickle(stream)
     except PickleError:
         magic = protocol = None
     if (magic, protocol) != (_LEGACY_MAGIC, _LEGACY_PROTOCOL):
-        raise _fail(source, f"not a .pth file: it starts with {start[:16]!r}", "Is this the right file?")
+        raise failed(source, f"not a .pth file: it starts with {start[:16]!r}", "Is this the right file?")
+    if is_far(source.path):
+        raise FarError(
+            f"{source.path}: saved in the way before torch 1.6, without a table of contents: "
+            "it cannot be listed without fetching all of it",
+            advice="Download it first.",
+        )
     _unpickle(source, stream)
     root = _unpickle(source, stream)
     keys = _unpickle(source, stream)
     if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys) or len(set(keys)) < len(keys):
-        raise _fail(source, "damaged: its list of storages is none")
+        raise failed(source, "damaged: its list of storages is none")
     return _Contents(root, dict(_legacy_records(source, stream, keys, _storages(root))), None, None)
 
 
@@ -221,19 +139,19 @@ def _storages(root: Any) -> dict[str, Storage]:
 
 
 def _legacy_records(
-    source: ByteSource, stream: io.BufferedReader[_Reader], keys: list[str], storages: Mapping[str, Storage]
+    source: ByteSource, stream: io.BufferedReader[Reader], keys: list[str], storages: Mapping[str, Storage]
 ) -> Iterator[tuple[str, Record]]:
     for key in keys:
         storage = storages.get(key)
         if storage is None:
-            raise _fail(source, f"storage {key} belongs to no tensor")
+            raise failed(source, f"storage {key} belongs to no tensor")
         count = stream.read(8)
         offset = stream.tell()
         nbytes = storage.elements * storage.dtype.nbytes
         if len(count) < 8 or offset + nbytes > source.size:
-            raise _fail(source, f"truncated: storage {key} ends beyond the file's {source.size:,} bytes")
+            raise failed(source, f"truncated: storage {key} ends beyond the file's {source.size:,} bytes")
         if int.from_bytes(count, "little") != storage.elements:
-            raise _fail(
+            raise failed(
                 source,
                 f"storage {key} says {int.from_bytes(count, 'little')} elements, its tensors {storage.elements}",
             )
@@ -248,7 +166,7 @@ def _unpickle(source: ByteSource, stream: Any) -> Any:
     try:
         return unpickle(stream)
     except PickleError as error:
-        raise _fail(
+        raise failed(
             source, f"refused: {error}", "Nothing of it was executed. Do not load this file with torch.load."
         ) from error
 
@@ -261,7 +179,7 @@ def _tensors(
 
 def _stored(source: ByteSource, root: Any) -> dict[str, StoredTensor]:
     if not isinstance(root, dict):
-        raise _fail(source, f"holds a {type(root).__name__}, not a dict of tensors", "Is this a checkpoint?")
+        raise failed(source, f"holds a {type(root).__name__}, not a dict of tensors", "Is this a checkpoint?")
     foreign = [f"{name}: {type(value).__name__}" for name, value in root.items() if not isinstance(value, StoredTensor)]
     if foreign:
         raise CheckpointError(
@@ -275,12 +193,12 @@ def _stored(source: ByteSource, root: Any) -> dict[str, StoredTensor]:
 def _slice(source: ByteSource, name: str, tensor: StoredTensor, records: Mapping[str, Record]) -> TensorSlice:
     record = records.get(tensor.storage.key)
     if record is None:
-        raise _fail(source, f"tensor {name} lies in record data/{tensor.storage.key}, which is missing")
+        raise failed(source, f"tensor {name} lies in record data/{tensor.storage.key}, which is missing")
     start = tensor.offset * tensor.dtype.nbytes
     last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.strides, strict=True))
     end = start + (last + 1) * tensor.dtype.nbytes
     if 0 in tensor.shape or end > record.nbytes:
-        raise _fail(
+        raise failed(
             source,
             f"tensor {name} {tensor.shape} reaches outside record {record.name} of {record.nbytes:,} bytes",
         )

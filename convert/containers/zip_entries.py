@@ -10,6 +10,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
+from zipfile import ZipInfo
 
 _ALIGNMENT = 64
 _LIMIT = (1 << 32) - 1  # from here on a number goes to the zip64 fields
@@ -74,6 +75,19 @@ class Entry:
         numbers = [self.nbytes, stored] if self.nbytes >= _LIMIT else []
         numbers += [self.start] if self.start >= _LIMIT else []
         return struct.pack(f"<2H{len(numbers)}Q", 1, 8 * len(numbers), *numbers) if numbers else b""
+
+
+def derived_offset(info: ZipInfo, following: int) -> int | None:
+    """Where an entry's content starts, from the directory alone; None where it is not laid out in torch's way.
+
+    following: the byte where the next entry, or the directory, starts. The content ends there, or before a
+    descriptor of 16 or 24 bytes, and only one of these lengths makes it start at a multiple of 64.
+    """
+    behind = (16, 24) if info.flag_bits & _DESCRIBED_BEHIND else (0,)
+    earliest = info.header_offset + _LOCAL.size + len(info.filename.encode())
+    starts = [following - length - info.file_size for length in behind]
+    fitting = [start for start in starts if start >= earliest and start % _ALIGNMENT == 0]
+    return fitting[0] if len(fitting) == 1 else None
 
 
 def directory(crcs: Mapping[Entry, int], start: int) -> bytes:

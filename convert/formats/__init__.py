@@ -8,6 +8,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 
 from llama_convert.convert.checkpoint import Checkpoint
+from llama_convert.convert.containers.lookalikes import LookalikeError, all_lookalikes
 from llama_convert.convert.errors import CheckpointError, UsageError
 from llama_convert.convert.format import Assertions, Format
 from llama_convert.convert.formats.gguf import GGUF
@@ -68,11 +69,20 @@ def open_checkpoint(
     for form in all_formats():
         if form.recognises(path):
             _check_assumed(form, assertions)
-            return form.open(path, assertions)
+            return _opened(form, path, assertions)
+    if found := all_lookalikes(path):
+        raise found
     raise CheckpointError(
         f"{path}: no checkpoint here; known are " + ", ".join(f"{form.title} ({form.name})" for form in all_formats()),
         advice=_advice(path),
     )
+
+
+def _opened(form: Format, path: Path, assertions: Assertions) -> Checkpoint:
+    try:
+        return form.open(path, assertions)
+    except LookalikeError as error:
+        raise all_lookalikes(path, error) or error from error
 
 
 def _check_assumed(form: Format, assertions: Assertions) -> None:

@@ -19,6 +19,7 @@ from llama_convert.convert.blocks import OpenFiles, read
 from llama_convert.convert.checkpoint import Checkpoint, Conventions, TokenizerFile
 from llama_convert.convert.containers.gguf_splits import one_of_each, read_split
 from llama_convert.convert.containers.slices import FLOATS, DType, TensorFile
+from llama_convert.convert.containers.sources import byte_source
 from llama_convert.convert.errors import CheckpointError
 from llama_convert.convert.expressions import Stored
 from llama_convert.convert.format import Assertions, Format, Head
@@ -45,8 +46,7 @@ _END_OF_TURN = "<|eot_id|>"  # where this is the end, the model is one for chats
 def recognises(path: Path) -> bool:
     """Whether this is a GGUF file, or a folder with such files."""
     if path.is_file():
-        with path.open("rb") as file:
-            return file.read(4) == b"GGUF"
+        return byte_source(path).read(0, 4) == b"GGUF"
     return any(path.glob("*.gguf"))
 
 

@@ -11,7 +11,6 @@ from typing import Any
 
 from llama_convert.convert.architecture import Role, Rotary, Weight
 from llama_convert.convert.assembly import assemble
-from llama_convert.convert.blocks import same
 from llama_convert.convert.checkpoint import Checkpoint, Parts
 from llama_convert.convert.errors import CheckpointError
 from llama_convert.convert.format import Assertions, Format, Head
@@ -23,6 +22,7 @@ from llama_convert.convert.formats.huggingface_weights import lay_out_files, ope
 from llama_convert.convert.json_files import read_object
 from llama_convert.convert.outputs import Output, Request
 from llama_convert.convert.plan import tensors
+from llama_convert.convert.sameness import same
 from llama_convert.convert.versions import confirm, evidence_of, fitting
 
 

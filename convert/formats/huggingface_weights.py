@@ -9,7 +9,8 @@ from typing import Any
 
 from llama_convert.convert.containers.pth import read_pth
 from llama_convert.convert.containers.safetensors import lay_out, read_safetensors
-from llama_convert.convert.containers.slices import ByteSource, LocalFile, TensorFile
+from llama_convert.convert.containers.slices import ByteSource, TensorFile
+from llama_convert.convert.containers.sources import byte_source
 from llama_convert.convert.errors import CheckpointError, counted
 from llama_convert.convert.expressions import nbytes
 from llama_convert.convert.json_files import json_file, read_object
@@ -38,7 +39,7 @@ def open_files(folder: Path) -> list[TensorFile]:
         if (folder / index).is_file() or (folder / single).is_file():
             names = _file_names(folder / index) if (folder / index).is_file() else [single]
             _check_present(folder, names)
-            return collect([partial(read, LocalFile(folder / name)) for name in names])
+            return collect([partial(read, byte_source(folder / name)) for name in names])
     raise CheckpointError(
         f"{folder}: has weight files, but neither "
         + " nor ".join(f"{single} or {index}" for single, _, index in _KINDS),

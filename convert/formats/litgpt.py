@@ -12,10 +12,10 @@ from pathlib import Path
 
 from llama_convert.convert.architecture import LlamaConfig, Role, Rotary, Weight
 from llama_convert.convert.assembly import assemble
-from llama_convert.convert.blocks import same
 from llama_convert.convert.checkpoint import Checkpoint, Parts
 from llama_convert.convert.containers.pth import read_pth
-from llama_convert.convert.containers.slices import LocalFile, TensorFile
+from llama_convert.convert.containers.slices import TensorFile
+from llama_convert.convert.containers.sources import byte_source
 from llama_convert.convert.errors import CheckpointError
 from llama_convert.convert.format import Assertions, Format, Head
 from llama_convert.convert.formats.huggingface_files import generation_config
@@ -25,6 +25,7 @@ from llama_convert.convert.formats.pth_files import pth_file
 from llama_convert.convert.formats.tokenizer_files import tokenizer_json_files
 from llama_convert.convert.outputs import Output, Request
 from llama_convert.convert.plan import tensors
+from llama_convert.convert.sameness import same
 from llama_convert.convert.tokens import Tokens, open_tokens
 from llama_convert.convert.versions import Version, confirm, evidence_of, fitting
 
@@ -78,7 +79,7 @@ def _open_weights(folder: Path) -> TensorFile:
             f"{folder}: {CONFIG} is here, but no {_WEIGHTS}",
             advice="Copy the weights as well; sharded ones must be joined by litgpt first.",
         )
-    return read_pth(LocalFile(path), nested=("model",))  # as finetuning saves it
+    return read_pth(byte_source(path), nested=("model",))  # as finetuning saves it
 
 
 def _named_as(form: Format, file: TensorFile) -> Format:

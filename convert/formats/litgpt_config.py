@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from llama_convert.convert.architecture import MOST_LAYERS, LlamaConfig, RopeScaling
+from llama_convert.convert.containers.lookalikes import START, refuse_lookalike
 from llama_convert.convert.errors import CheckpointError
 from llama_convert.convert.json_files import no_numbers
 from llama_convert.convert.outputs import SideFile
@@ -159,7 +160,9 @@ def _read(path: Path) -> dict[str, Any]:
     import yaml
 
     try:
-        values = yaml.safe_load(path.read_bytes())
+        data = path.read_bytes()
+        refuse_lookalike(path, data[:START], "YAML")
+        values = yaml.safe_load(data)
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: missing", advice="litgpt writes it beside lit_model.pth; copy it.") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:

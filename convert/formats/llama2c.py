@@ -15,7 +15,8 @@ from llama_convert.convert.architecture import NORM_ROLES, LlamaConfig, Role
 from llama_convert.convert.assembly import assemble
 from llama_convert.convert.checkpoint import Checkpoint, TokenizerFile
 from llama_convert.convert.containers.llama2c import Header, Layout, lay_out, may_be_llama2c, read_llama2c
-from llama_convert.convert.containers.slices import Coding, DType, LocalFile, Scaled, TensorFile
+from llama_convert.convert.containers.slices import Coding, DType, Scaled, TensorFile
+from llama_convert.convert.containers.sources import byte_source
 from llama_convert.convert.errors import CheckpointError, UsageError, counted
 from llama_convert.convert.expressions import Grouped
 from llama_convert.convert.format import Assertions, Format, Head
@@ -49,7 +50,7 @@ def recognises(path: Path) -> bool:
 def _model_files(path: Path) -> list[Path]:
     found = sorted(path.iterdir()) if path.is_dir() else [path]
     candidates = (file for file in found if file.suffix == ".bin" and file.is_file())
-    return [file for file in candidates if may_be_llama2c(LocalFile(file).read(0, _START))]
+    return [file for file in candidates if may_be_llama2c(byte_source(file).read(0, _START))]
 
 
 def open_llama2c(form: Format, path: Path, assertions: Assertions) -> Checkpoint:
@@ -58,7 +59,7 @@ def open_llama2c(form: Format, path: Path, assertions: Assertions) -> Checkpoint
     Raises CheckpointError: a damaged file, or several in the folder.
     """
     file_path = _only(path)
-    opened = read_llama2c(LocalFile(file_path))
+    opened = read_llama2c(byte_source(file_path))
     config = _config(opened.header)
     scaled = dict(_matrices(opened.file)) if opened.header.version == _QUANTISED else {}
     evidence = evidence_of(config)

@@ -13,7 +13,8 @@ from llama_convert.convert.checklist import check_listed
 from llama_convert.convert.checkpoint import Checkpoint, TokenizerFile
 from llama_convert.convert.claims import read_claims
 from llama_convert.convert.containers.pth import read_pth
-from llama_convert.convert.containers.slices import LocalFile, TensorFile
+from llama_convert.convert.containers.slices import TensorFile
+from llama_convert.convert.containers.sources import byte_source
 from llama_convert.convert.errors import CheckpointError, counted
 from llama_convert.convert.format import Assertions, Format, Head
 from llama_convert.convert.formats.meta_fp8 import read_scaled
@@ -99,7 +100,7 @@ def _open_shards(folder: Path) -> tuple[TensorFile, ...]:
             problems=[f"consolidated.{number:02}.pth" for number in missing],
             advice="Download the missing files into the same folder.",
         )
-    files = collect([lambda path=path: read_pth(LocalFile(path)) for path in paths])  # type: ignore[misc]
+    files = collect([lambda path=path: read_pth(byte_source(path)) for path in paths])  # type: ignore[misc]
     _check_stems(files)
     return tuple(files)
 

@@ -11,7 +11,8 @@ from functools import partial
 
 from llama_convert.convert.architecture import Role
 from llama_convert.convert.containers.pth import read_pth
-from llama_convert.convert.containers.slices import FLOATS, Coding, DType, LocalFile, Scaled, TensorFile, TensorSlice
+from llama_convert.convert.containers.slices import FLOATS, Coding, DType, Scaled, TensorFile, TensorSlice
+from llama_convert.convert.containers.sources import byte_source
 from llama_convert.convert.errors import CheckpointError, counted
 from llama_convert.convert.format import Format
 from llama_convert.convert.reading import collect
@@ -65,7 +66,7 @@ def _open(files: Sequence[TensorFile], ranks: Sequence[int]) -> dict[int, Tensor
             problems=missing,
             advice="Download them into the same folder, or use the unquantised release of this model (bf16).",
         )
-    return dict(zip(ranks, collect([partial(read_pth, LocalFile(path)) for path in paths]), strict=True))
+    return dict(zip(ranks, collect([partial(read_pth, byte_source(path)) for path in paths]), strict=True))
 
 
 def _misfits(scales: TensorFile, file: TensorFile, keys: Mapping[str, str]) -> Iterator[str]:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from llama_convert.convert.architecture import LAYER_ROLES, NORM_ROLES, Role, Weight
-from llama_convert.convert.blocks import same
 from llama_convert.convert.checkpoint import Parts
 from llama_convert.convert.containers.slices import FLOATS, DType, Scaled, TensorFile, TensorSlice
 from llama_convert.convert.errors import CheckpointError, counted
 from llama_convert.convert.expressions import stored
 from llama_convert.convert.format import Format
 from llama_convert.convert.formats.meta_params import Params
+from llama_convert.convert.sameness import same
 
 # A fact of Meta's layers: ColumnParallelLinear splits the outputs (rows of the weight), RowParallelLinear
 # the inputs. The embedding is not listed: Llama 3 splits its vocabulary, Llama 1 and 2 its features.

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from llama_convert.convert.containers.safetensors import read_safetensors
-from llama_convert.convert.containers.slices import LocalFile
+from llama_convert.convert.containers.sources import byte_source
 from llama_convert.convert.errors import CheckpointError
 from llama_convert.convert.formats.huggingface import HUGGING_FACE, write_huggingface
 
@@ -24,7 +24,7 @@ def recognises(path: Path) -> bool:
 
 def _marked(path: Path) -> bool:
     try:
-        return (read_safetensors(LocalFile(path)).metadata or {}).get("format") == "mlx"
+        return (read_safetensors(byte_source(path)).metadata or {}).get("format") == "mlx"
     except CheckpointError:  # opened as Hugging Face's, it is reported there
         return False
 

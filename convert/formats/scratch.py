@@ -11,7 +11,6 @@ from typing import Any
 
 from llama_convert.convert.architecture import LlamaConfig, Role, Rotary, Weight
 from llama_convert.convert.assembly import assemble, untied, widened_norms
-from llama_convert.convert.blocks import same
 from llama_convert.convert.checkpoint import Checkpoint
 from llama_convert.convert.containers.slices import TensorFile
 from llama_convert.convert.expressions import stored
@@ -26,6 +25,7 @@ from llama_convert.convert.formats.scratch_sizes import find_values, make_config
 from llama_convert.convert.formats.tokenizer_files import find_tokenizer_model, tokenizer_model_files
 from llama_convert.convert.outputs import Output, Request, Tensor
 from llama_convert.convert.plan import tensors
+from llama_convert.convert.sameness import same
 from llama_convert.convert.tokens import open_tokens
 from llama_convert.convert.versions import confirm, evidence_of, fitting
 

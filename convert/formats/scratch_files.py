@@ -8,7 +8,8 @@ from pathlib import Path
 
 from llama_convert.convert.architecture import LAYER_ROLES, NORM_ROLES, Role
 from llama_convert.convert.containers.pth import read_pth
-from llama_convert.convert.containers.slices import LocalFile, TensorFile, TensorSlice
+from llama_convert.convert.containers.slices import TensorFile, TensorSlice
+from llama_convert.convert.containers.sources import byte_source
 from llama_convert.convert.errors import CheckpointError, ForeignError, UsageError, counted
 from llama_convert.convert.format import Format
 
@@ -43,7 +44,7 @@ def _paths(path: Path) -> list[Path]:
 def _named(form: Format, path: Path) -> bool | None:
     """Whether names of the book are in the file; None where it cannot be read."""
     try:
-        names = _cleaned(read_pth(LocalFile(path), _NESTED)).tensors
+        names = _cleaned(read_pth(byte_source(path), _NESTED)).tensors
     except CheckpointError:
         return None
     return any(weight.role in LAYER_ROLES for name in names for weight in form.weights_of(name))
@@ -64,7 +65,7 @@ def open_file(form: Format, path: Path) -> TensorFile:
             problems=[candidate.name for candidate in paths],
             advice=f"Give one of the files, such as {paths[0]}.",
         )
-    file = _cleaned(read_pth(LocalFile(paths[0]), _NESTED))
+    file = _cleaned(read_pth(byte_source(paths[0]), _NESTED))
     _refuse_foreign(file)
     _refuse_without_norms(form, file)
     return file

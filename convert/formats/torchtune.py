@@ -14,7 +14,8 @@ from llama_convert.convert.assembly import assemble
 from llama_convert.convert.checkpoint import Checkpoint
 from llama_convert.convert.containers.pth import read_pth
 from llama_convert.convert.containers.safetensors import read_safetensors
-from llama_convert.convert.containers.slices import LocalFile, TensorFile
+from llama_convert.convert.containers.slices import TensorFile
+from llama_convert.convert.containers.sources import byte_source
 from llama_convert.convert.errors import CheckpointError
 from llama_convert.convert.format import Assertions, Format, Head
 from llama_convert.convert.formats.pth_files import pth_file
@@ -49,7 +50,7 @@ def _weight_files(path: Path) -> list[Path]:
 
 def _has_names(file: Path) -> bool:
     try:
-        return _TELLING in _READERS[file.suffix](LocalFile(file)).tensors
+        return _TELLING in _READERS[file.suffix](byte_source(file)).tensors
     except CheckpointError:  # whose file it is cannot be told from it
         return False
 
@@ -85,7 +86,7 @@ def _open_weights(path: Path) -> TensorFile:
             problems=[found.name for found in paths],
             advice="Give the file of the model itself." if paths else "Put the weights beside the config.",
         )
-    return _READERS[paths[0].suffix](LocalFile(paths[0]))
+    return _READERS[paths[0].suffix](byte_source(paths[0]))
 
 
 def write_torchtune(form: Format, source: Checkpoint, request: Request) -> Output:

@@ -6,6 +6,7 @@ import re
 from enum import Enum
 from pathlib import Path
 
+from llama_convert.convert.containers.lookalikes import refuse_lookalike
 from llama_convert.convert.errors import CheckpointError
 from llama_convert.convert.tokenizers.problems import read_bytes
 from llama_convert.convert.tokenizers.wire import WireError, read_varint
@@ -17,8 +18,6 @@ _GGUF, _JSON = re.compile(rb"GGUF"), re.compile(rb"\s*\{")
 # The length of the longest piece; the first piece's score and length; and the piece.
 _LLAMA2C = re.compile(rb".{4}.{4}\x05\0\0\0<unk>", re.DOTALL)
 KNOWN_AS = (
-    (re.compile(rb"version https://git-lfs"), "a Git LFS pointer: the file itself was never downloaded"),
-    (re.compile(rb"\s*<(!doctype|html|\?xml)", re.IGNORECASE), "a web page, probably a log-in or error page"),
     (re.compile(rb"\s*[{\[]"), "JSON, perhaps Hugging Face's tokenizer.json"),
     (re.compile(rb"PK\x03\x04"), "a zip archive, perhaps a .pth file of weights"),
     (re.compile(rb"GGUF"), "a GGUF file"),
@@ -47,6 +46,7 @@ def sniff(path: Path) -> TokenizerKind:
     no such file. A file of the right kind may still be damaged: the readers tell.
     """
     head = read_bytes(path, HEAD)
+    refuse_lookalike(path, head, "a tokenizer")  # first: a blank line and a tag could begin a SentencePiece model
     if FIRST_LINE.match(head):
         return TokenizerKind.TIKTOKEN
     if _is_model_proto(head):

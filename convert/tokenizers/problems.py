@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from llama_convert.convert.containers.sources import byte_source
 from llama_convert.convert.errors import UsageError
 
 SHOWN = 12
@@ -21,8 +22,8 @@ def capped(problems: Sequence[str]) -> list[str]:
 def read_bytes(path: Path, limit: int = -1) -> bytes:
     """The file's first `limit` bytes, or all of them. Raises UsageError where there is no readable file."""
     try:
-        with path.open("rb") as file:
-            return file.read(limit)
+        source = byte_source(path)
+        return source.read(0, source.size if limit < 0 else limit)
     except OSError as error:
         raise UsageError(
             f"{path}: cannot be read as a tokenizer file: {error.strerror or error}.",

@@ -14,6 +14,8 @@ import pytest
 from llama_convert.cli import main
 from tests.checkpoints import CASES, Case
 from tests.cli.commands import Result, leftovers
+from tests.cli.hub_commands import User
+from tests.hub.fake_hub import FakeHub
 
 BY_NAME = {case.name: case for case in CASES}
 
@@ -91,6 +93,15 @@ def refuses(run: Callable[..., Result], output: Path) -> Callable[..., str]:
         return "\n".join(result.complaint)
 
     return refused
+
+
+@pytest.fixture
+def user(tmp_path: Path) -> Iterator[User]:
+    """Someone at a machine that knows the fake Hub, which is empty."""
+    home = tmp_path / "home"
+    home.mkdir()
+    with FakeHub() as hub:
+        yield User(hub, home)
 
 
 def check_refusal(result: Result, status: int) -> None:

@@ -148,7 +148,7 @@ def test_the_wrong_tokenizer(
         (lambda data: data[:-9], "line 512: not a token and a rank"),
         (lambda data: data.replace(b" 300\n", b" 301\n"), "rank 301 is also on line 301"),
         (lambda data: b"", "an empty file"),
-        (lambda data: b"<html>sign in</html>", "a web page"),
+        (lambda data: b"<html>sign in</html>", "an HTML page"),
         (lambda data: b"version https://git-lfs.github.com/spec/v1\n", "a Git LFS pointer"),
     ],
     ids=["cut", "rank twice", "empty", "html", "lfs"],

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from llama_convert.convert.architecture import Rotary
-from llama_convert.convert.blocks import BLOCK_BYTES, OpenFiles, blocks, same
+from llama_convert.convert.blocks import BLOCK_BYTES, OpenFiles, blocks
 from llama_convert.convert.containers.slices import FLOATS, DType, TensorSlice
 from llama_convert.convert.errors import CheckpointError
 from llama_convert.convert.expressions import (
@@ -31,6 +31,7 @@ from llama_convert.convert.expressions import (
     slices,
 )
 from llama_convert.convert.expressions import rows as rows_of
+from llama_convert.convert.sameness import same
 from tests.convert.support import gather, raw
 
 PER_TEST = settings(deadline=2000, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])

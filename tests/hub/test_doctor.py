@@ -64,7 +64,7 @@ def test_all_is_well(hub: FakeHub, ask: Ask) -> None:
             TOKEN,
             Account(name="ann", may_read={NAME}, gated_permission=False),
             NAME,
-            "the token has no permission for this",
+            "the token (HF_TOKEN) of ann is fine-grained without the permission to read gated repositories",
         ),
         (TOKEN, None, NAME, "the token (HF_TOKEN) is not accepted"),
         (TOKEN, Account(name="ann"), "herd/gone", "not found"),

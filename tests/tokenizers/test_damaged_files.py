@@ -72,7 +72,7 @@ def test_many_problems_are_counted(path):
         (b"", "an empty file"),
         (b"\n\n", "an empty file"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:9e55", "a Git LFS pointer"),
-        (b"<!DOCTYPE html><html>", "a web page"),
+        (b"<!DOCTYPE html><html>", "an HTML page"),
         (b'{"version": "1.0", "truncation": null}', "JSON, perhaps Hugging Face's tokenizer.json"),
         (b"PK\x03\x04rest", "a zip archive"),
         (b"GGUF\x03\x00", "a GGUF file"),

@@ -1,0 +1,128 @@
+"""`inspect organisation/name`: what a repository on the Hub holds, without downloading it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from typer import Exit
+
+from llama_convert.cli.failures import failure
+from llama_convert.cli.inspected import figures, tensor_table
+from llama_convert.cli.output import Output, complain, gigabytes, table
+from llama_convert.convert.errors import UsageError, counted
+from llama_convert.hub.errors import HubError
+
+if TYPE_CHECKING:
+    from llama_convert.convert import Inspection
+    from llama_convert.hub import Choice, Mount, RepositoryName, Snapshot
+
+_NEEDS_BYTES = "--fingerprint reads all weights, and those of a repository are not on this machine"
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """The options of the command."""
+
+    what: str | None
+    tensors: bool
+    fingerprint: bool
+    llama_version: str | None
+    assumed: Mapping[str, str]
+
+
+def repository_meant(source: Path) -> RepositoryName | None:
+    """The repository that a user means by this; None where it is a path, for what is here comes first."""
+    from llama_convert.hub import parse_name
+
+    return None if source.exists() else parse_name(str(source))
+
+
+def inspect_repository(name: RepositoryName, output: Output, asked: Asked) -> None:
+    """Print what the checkpoint is, what fetching it would take, and what else the repository has.
+
+    Of a gated repository that is closed to the user its files and their sizes are shown, then exits with 4.
+    """
+    from llama_convert.hub import choose, look_up
+
+    if asked.fingerprint:
+        raise UsageError(_NEEDS_BYTES, advice=f"Run: llama-convert download {name}")
+    try:
+        snapshot = look_up(name)
+    except HubError as error:
+        summary = f"{error.summary} (and there is no such folder or file here)"
+        raise HubError(summary, problems=error.problems, advice=error.advice) from error
+    choice = choose(snapshot, asked.what)
+    if not choice.weights:
+        raise UsageError(f"--what {choice}: holds no weights to show", advice="Choose hf, original or gguf.")
+    try:
+        found = _inspected(snapshot, choice, asked)
+    except HubError as error:
+        raise _closed(error, snapshot, choice, output) from error
+    output.result(table([*figures(found), *_terms(snapshot, choice)]))
+    if asked.tensors:
+        output.result("\n" + tensor_table(found))
+    output.data({"ok": True, **found.as_json(tensors=asked.tensors), "repository": _as_json(snapshot, choice)})
+
+
+def _inspected(snapshot: Snapshot, choice: Choice, asked: Asked) -> Inspection:
+    from llama_convert.convert import inspect_checkpoint
+    from llama_convert.hub import laid_out
+
+    with laid_out(snapshot, choice) as mount:
+        return _as_known(inspect_checkpoint(mount.place, asked.llama_version, asked.assumed), mount)
+
+
+def _as_known(found: Inspection, mount: Mount) -> Inspection:
+    """The same with the repository's names for its paths."""
+    tokenizer = found.tokenizer and (found.tokenizer[0], mount.known_as(found.tokenizer[1]))
+    return replace(found, path=mount.known_as(found.path), tokenizer=tokenizer)
+
+
+def _closed(error: HubError, snapshot: Snapshot, choice: Choice, output: Output) -> Exit:
+    """Show what is known of files that may not be read, and why they may not."""
+    told = failure(error)
+    weights = [(entry.path, gigabytes(entry.size)) for entry in choice.entries]
+    output.result(table([("path", f"{snapshot.repository}@{snapshot.commit[:12]}"), *_terms(snapshot, choice)]))
+    output.result("\n" + table(weights))
+    output.result("\nNot read: sizes, version and tensors, which are in these files.")
+    complain(str(told))
+    output.data({**told.as_json(), "repository": _as_json(snapshot, choice)})
+    return Exit(told.status)
+
+
+def _terms(snapshot: Snapshot, choice: Choice) -> list[tuple[str, str]]:
+    return [
+        ("download", _line(choice)),
+        *(("also there", _line(other)) for other in _others(snapshot, choice)),
+        ("gated", "yes: its licence must be accepted at the Hub" if snapshot.gated else "no"),
+        ("licence", snapshot.licence or "none said"),
+    ]
+
+
+def _line(choice: Choice) -> str:
+    return f"{gigabytes(choice.nbytes)} in {counted(len(choice.entries), 'file')}: --what {choice}"
+
+
+def _others(snapshot: Snapshot, choice: Choice) -> list[Choice]:
+    from llama_convert.hub import choices
+
+    return [other for other in choices(snapshot) if other.weights and other != choice]
+
+
+def _as_json(snapshot: Snapshot, choice: Choice) -> dict[str, Any]:
+    return {
+        "name": snapshot.repository,
+        "commit": snapshot.commit,
+        "gated": snapshot.gated,
+        "licence": snapshot.licence,
+        "what": str(choice),
+        "nbytes": choice.nbytes,
+        "files": [{"path": entry.path, "size": entry.size} for entry in choice.entries],
+        "others": [
+            {"what": str(other), "nbytes": other.nbytes, "files": len(other.entries)}
+            for other in _others(snapshot, choice)
+        ],
+    }

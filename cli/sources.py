@@ -1,0 +1,71 @@
+"""What a command reads: a folder or file that is here, or a repository on the Hub, which is fetched first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from llama_convert.cli.output import Output
+
+if TYPE_CHECKING:
+    from llama_convert.hub.download import DownloadPlan
+    from llama_convert.hub.layouts import Choice
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Local:
+    """A source on this machine. from_hub: the user named a repository, not a path."""
+
+    path: Path
+    from_hub: bool = False
+
+
+def local(
+    source: Path,
+    output: Output,
+    *,
+    likeliest: Sequence[str] | None = None,
+    needs: Callable[[Choice], Mapping[Path, int]] = lambda choice: {},
+) -> Local:
+    """The source, here: a path that exists, or else `organisation/name[@revision]`, fetched into the Hub's cache.
+
+    likeliest: kinds of checkpoints, the one that suits best first. needs: as in `plan_download`.
+    Any other text is given back for the command to refuse. Raises what a download raises.
+    """
+    plan = remote(source, output, likeliest=likeliest, needs=needs)
+    return fetched(plan, output) if plan else Local(path=source)
+
+
+def remote(
+    source: Path,
+    output: Output,
+    *,
+    likeliest: Sequence[str] | None = None,
+    needs: Callable[[Choice], Mapping[Path, int]] = lambda choice: {},
+) -> DownloadPlan | None:
+    """The plan to fetch a source that names a repository; None for a path, and for what is neither."""
+    if source.exists():
+        return None
+    from llama_convert.hub import HubError, parse_name, plan_download
+    from llama_convert.hub.layouts import LIKELIEST
+
+    name = parse_name(str(source))
+    if name is None:
+        return None
+    try:
+        return plan_download(name, likeliest=likeliest or LIKELIEST, needs=needs, progress=output.progress)
+    except HubError as error:
+        raise HubError(
+            f"{error.summary} (and there is no such folder or file here)",
+            problems=error.problems,
+            advice=error.advice,
+        ) from error
+
+
+def fetched(plan: DownloadPlan, output: Output) -> Local:
+    """The source of a plan, after carrying it out."""
+    from llama_convert.cli.downloading import carry_out
+
+    return Local(path=carry_out(plan, output).checkpoint, from_hub=True)
