@@ -226,7 +226,7 @@ def _check(wish: _Wish) -> None:
 def _answers(llama: Llama, wish: _Wish, output: Output) -> list[_Told]:
     """All answers, printed as they come where there is only one."""
     if wish.alone:
-        output.say_on(wish.prompts[0])
+        output.lead_in(wish.prompts[0])
     told: list[_Told] = []
     for sampling in wish.samplings:
         answers = llama.generate(
@@ -243,7 +243,8 @@ def _answers(llama: Llama, wish: _Wish, output: Output) -> list[_Told]:
             if not wish.alone:
                 output.result(_label(wish, one, number) + one.prompt + answer.text + "\n")
             told.append(one)
-    output.result("") if wish.alone else None
+    if wish.alone:
+        output.result("")
     return told
 
 

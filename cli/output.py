@@ -38,9 +38,9 @@ class Output:
         if not self.quiet:
             print(text, file=sys.stderr)
 
-    def say_on(self, text: str) -> None:
-        """The same without the end of the line: what is shown next stands behind it on a terminal."""
-        if not self.quiet:
+    def lead_in(self, text: str) -> None:
+        """What a result goes on from, in front of it; only where both are seen on one terminal."""
+        if not (self.quiet or self.json) and sys.stdout.isatty():
             print(text, end="", file=sys.stderr, flush=True)
 
     @contextmanager

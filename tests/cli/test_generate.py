@@ -51,12 +51,20 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 def test_an_answer_and_its_figures(run: Run) -> None:
     done = run("generate", EMBEDDED, "--prompt", PROMPT, "--stop", ' "')
     assert (done.status, done.out) == (0, SENTENCE + "\n")
-    assert PROMPT in done.err
-    last = done.err.splitlines()[-1]
+    loaded, last = done.err.splitlines()
+    assert "loaded in" in loaded
     assert "tokens per second, first token after" in last
     assert "memory" in last
     assert last.endswith("ended by a stop text")
     assert run("generate", EMBEDDED, "--prompt", PROMPT, "--stop", ' "', "-q") == Result(0, SENTENCE + "\n", "")
+
+
+def test_at_a_terminal_the_answer_stands_behind_its_prompt(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    done = run("generate", EMBEDDED, "--prompt", PROMPT, "--stop", ' "')
+    assert done.out == SENTENCE + "\n"
+    assert f"\n{PROMPT}" in done.err
+    assert PROMPT not in run("generate", EMBEDDED, "--prompt", PROMPT, *SHORT, "--json").err
 
 
 @pytest.mark.parametrize("name", ["mlx", "hf", "gguf", "litgpt", "torchtune", "scratch"])
