@@ -40,8 +40,9 @@ def inspect(
     quiet: options.Quiet = False,
 ) -> None:
     """Show what a checkpoint is: version, sizes, types, memory needed."""
-    from llama_convert.cli.inspecting_remote import Asked, inspect_repository, repository_meant
+    from llama_convert.cli.inspecting_remote import Asked, inspect_repository
     from llama_convert.cli.sizes import parse_assumptions
+    from llama_convert.cli.sources import repository_meant
     from llama_convert.convert import inspect_checkpoint
 
     output = Output(json=json, quiet=quiet)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from typer import Exit
@@ -12,6 +11,7 @@ from typer import Exit
 from llama_convert.cli.failures import failure
 from llama_convert.cli.inspected import figures, tensor_table
 from llama_convert.cli.output import Output, complain, gigabytes, table
+from llama_convert.cli.sources import no_path_either
 from llama_convert.convert.errors import UsageError, counted
 from llama_convert.hub.errors import HubError
 
@@ -33,13 +33,6 @@ class Asked:
     assumed: Mapping[str, str]
 
 
-def repository_meant(source: Path) -> RepositoryName | None:
-    """The repository that a user means by this; None where it is a path, for what is here comes first."""
-    from llama_convert.hub import parse_name
-
-    return None if source.exists() else parse_name(str(source))
-
-
 def inspect_repository(name: RepositoryName, output: Output, asked: Asked) -> None:
     """Print what the checkpoint is, what fetching it would take, and what else the repository has.
 
@@ -49,11 +42,8 @@ def inspect_repository(name: RepositoryName, output: Output, asked: Asked) -> No
 
     if asked.fingerprint:
         raise UsageError(_NEEDS_BYTES, advice=f"Run: llama-convert download {name}")
-    try:
+    with no_path_either():
         snapshot = look_up(name)
-    except HubError as error:
-        summary = f"{error.summary} (and there is no such folder or file here)"
-        raise HubError(summary, problems=error.problems, advice=error.advice) from error
     choice = choose(snapshot, asked.what)
     if not choice.weights:
         raise UsageError(f"--what {choice}: holds no weights to show", advice="Choose hf, original or gguf.")

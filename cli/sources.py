@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +13,7 @@ from llama_convert.cli.output import Output
 if TYPE_CHECKING:
     from llama_convert.hub.download import DownloadPlan
     from llama_convert.hub.layouts import Choice
+    from llama_convert.hub.repository import RepositoryName
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,22 +48,33 @@ def remote(
     needs: Callable[[Choice], Mapping[Path, int]] = lambda choice: {},
 ) -> DownloadPlan | None:
     """The plan to fetch a source that names a repository; None for a path, and for what is neither."""
-    if source.exists():
-        return None
-    from llama_convert.hub import HubError, parse_name, plan_download
-    from llama_convert.hub.layouts import LIKELIEST
-
-    name = parse_name(str(source))
+    name = repository_meant(source)
     if name is None:
         return None
-    try:
+    from llama_convert.hub import plan_download
+    from llama_convert.hub.layouts import LIKELIEST
+
+    with no_path_either():
         return plan_download(name, likeliest=likeliest or LIKELIEST, needs=needs, progress=output.progress)
+
+
+def repository_meant(source: Path) -> RepositoryName | None:
+    """The repository that a user means by this; None where it is a path, for what is here comes first."""
+    from llama_convert.hub import parse_name
+
+    return None if source.exists() else parse_name(str(source))
+
+
+@contextmanager
+def no_path_either() -> Iterator[None]:
+    """What the Hub refuses may have been meant as a path: say that there is none."""
+    from llama_convert.hub.errors import HubError
+
+    try:
+        yield
     except HubError as error:
-        raise HubError(
-            f"{error.summary} (and there is no such folder or file here)",
-            problems=error.problems,
-            advice=error.advice,
-        ) from error
+        summary = f"{error.summary} (and there is no such folder or file here)"
+        raise HubError(summary, problems=error.problems, advice=error.advice) from error
 
 
 def fetched(plan: DownloadPlan, output: Output) -> Local:

@@ -22,7 +22,7 @@ from llama_convert.convert.digests import SHA256, Extent, all_of, gaps, read_dig
 from llama_convert.convert.errors import CheckpointError
 from llama_convert.convert.expressions import describe, slices
 from llama_convert.convert.json_files import read_object
-from llama_convert.convert.origin import Origin, known_origin
+from llama_convert.convert.origin import Origin, known_origin, name_of
 from llama_convert.convert.outputs import Step, WeightFile, main_type
 from llama_convert.convert.plan import Plan
 
@@ -127,7 +127,7 @@ def _installed(name: str) -> bool:
 def _source(source: Checkpoint, records_checked: int, origin: Origin | None) -> dict[str, Any]:
     small = [path for path in (source.folder / "params.json", source.tokenizer and source.tokenizer.path) if path]
     return {
-        "folder": source.path.resolve().name,
+        "folder": name_of(source.path),
         "format": source.format.name,
         "llama_version": source.version.name,
         **(asdict(origin) if origin else {}),

@@ -10,7 +10,6 @@ from llama_convert.convert.aside import write_side_files, written_aside
 from llama_convert.convert.certificate import certificate, write_certificate
 from llama_convert.convert.checkpoint import Checkpoint
 from llama_convert.convert.containers.slices import DType
-from llama_convert.convert.errors import UsageError
 from llama_convert.convert.formats import find_format, open_checkpoint
 from llama_convert.convert.integrity import Checks
 from llama_convert.convert.origin import Origin
@@ -77,7 +76,6 @@ def convert_checkpoint(
     Memory: a few blocks of rows and the tokenizer. Raises what reading and writing can raise; then nothing
     is left under the folder's name, and the partial folder is removed.
     """
-    _check_is_a_folders_name(folder, plan)
     check_destination(folder, plan.source.folder, plan.nbytes, overwrite=overwrite)
     with staged(folder) as partial, Checks(plan.source, enabled=check) as checks:
         unusual, crc32s = write_files(plan, partial, checks, on_progress)
@@ -85,16 +83,6 @@ def convert_checkpoint(
         values = certificate(plan, options_record(plan, check), records, crc32s, partial, origin=origin)
         write_certificate(partial, values)
     return Conversion(folder=folder, plan=plan, records_checked=records, unusual=unusual)
-
-
-def _check_is_a_folders_name(folder: Path, plan: Plan) -> None:
-    """Formats of one file are written into a folder too: conversion.json and others lie beside it."""
-    files = [file.name for file in plan.files if folder.suffix and Path(file.name).suffix == folder.suffix]
-    if files:
-        raise UsageError(
-            f"{folder}: has the name of a file, wanted that of a folder",
-            advice=f"The weights will be {files[0]} in it.",
-        )
 
 
 def write_files(

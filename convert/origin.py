@@ -36,6 +36,17 @@ def known_origin(folder: Path) -> Origin | None:
     return _downloaded(folder) or _cached(folder) or origin_in(_values(folder / NAME).get("source"))
 
 
+def name_of(path: Path) -> str:
+    """What to call the checkpoint in this folder or file: its repository's name where it lies as it was fetched.
+
+    Else the folder's, or the file's without its ending: folders of the cache are named after commits.
+    """
+    origin = _downloaded(path) or _cached(path)
+    if origin is not None:
+        return origin.repository.rpartition("/")[2]
+    return path.resolve().name if path.is_dir() else path.stem
+
+
 def _downloaded(folder: Path) -> Origin | None:
     """By the record in it, or in a folder above that names files in it."""
     place = folder.absolute()

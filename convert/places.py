@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from llama_convert.convert.containers import WEIGHTS
 from llama_convert.convert.containers.gguf_splits import one_of_each
 from llama_convert.convert.disk import files_below, unnoticed
 from llama_convert.convert.errors import ConvertError, ForeignError
@@ -15,8 +16,6 @@ from llama_convert.convert.inspection import inspect_checkpoint
 
 _DEEPEST = 2  # folders between a repository's root and its weights: original/mp16/
 _GGUF = "gguf"
-# Files that a program may take for weights of the model.
-WEIGHTS = (".safetensors", ".pth", ".pt", ".bin", ".gguf")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from llama_convert.convert.containers import WEIGHTS
 from llama_convert.convert.errors import SpaceError, UsageError
 
 # What a folder must hold to be replaced by --overwrite: a slip of the hand must not cost a home directory.
@@ -34,6 +35,11 @@ def check_destination(folder: Path, sources: Path, nbytes: int, *, overwrite: bo
     Raises UsageError: it exists (unless empty or to be overwritten), it is the source, or holds it. SpaceError:
     the disk has no `nbytes` bytes free, old output included: that is removed only at the end.
     """
+    if folder.suffix in WEIGHTS:  # formats of one file are written into a folder too: other files lie beside it
+        raise UsageError(
+            f"{folder}: has the name of a file, wanted that of a folder",
+            advice=f"Give {folder.with_suffix('')}: the weights will be a file in it.",
+        )
     target, source = folder.resolve(), sources.resolve()
     if target == source or target in source.parents:
         raise UsageError(f"{folder}: this is the source, or holds it", advice="Give another folder for the output.")

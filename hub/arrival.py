@@ -10,7 +10,7 @@ from llama_convert.convert.digests import Extent, hasher
 from llama_convert.hub.journal import Journal
 from llama_convert.hub.segments import Work, checksum
 
-_PIECE = 2 << 20
+_PIECE = 8 << 20
 
 
 class Arrival(Thread):

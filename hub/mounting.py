@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
 
+from llama_convert.convert.containers import WEIGHTS
 from llama_convert.convert.containers.slices import ByteSource
 from llama_convert.convert.containers.sources import FarError, mounted
 from llama_convert.convert.errors import ConvertError
@@ -24,7 +25,6 @@ from llama_convert.hub.pages import PAGE, Pages
 from llama_convert.hub.remote import RemoteFile
 from llama_convert.hub.repository import RemoteEntry, Snapshot
 
-_WEIGHTS = (".safetensors", ".gguf", ".pth", ".pt", ".bin")
 _TABLE_AT_END = (".pth", ".pt", ".bin")
 _SMALL = (".json", ".chk", ".jinja")
 _VOCABULARIES = ("tokenizer.json", "vocab.json")  # it is enough to see that they are there
@@ -104,7 +104,7 @@ def _prepare(sources: dict[Path, Pages]) -> None:
 def _look(path: Path, source: Pages) -> None:
     if _is_fetched(path, source):
         path.write_bytes(source.read(0, source.size))
-    elif path.suffix in _WEIGHTS:
+    elif path.suffix in WEIGHTS:
         source.read(0, PAGE)
         if path.suffix in _TABLE_AT_END:
             source.read(max(source.size - PAGE, 0), PAGE)

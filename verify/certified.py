@@ -9,10 +9,11 @@ from typing import Any
 
 from llama_convert.convert.certificate import add_verdict
 from llama_convert.convert.claims import NAME as FILE
+from llama_convert.convert.containers import WEIGHTS
 from llama_convert.convert.digests import CRC32, SHA256, Extent, Span, all_of, gaps
 from llama_convert.convert.errors import CheckpointError, UsageError, counted
 from llama_convert.convert.json_files import read_object
-from llama_convert.convert.places import WEIGHTS
+from llama_convert.convert.origin import name_of
 from llama_convert.verify.report import LevelResult, Report, judged
 from llama_convert.verify.statements import Kind, Statement, broken
 
@@ -96,7 +97,7 @@ def record_verdict(folder: Path, report: Report) -> None:
     add_verdict(
         folder,
         {
-            "a": report.a.resolve().name,
+            "a": name_of(report.a),
             "ok": report.ok,
             "levels": [{name: level[name] for name in kept} for level in levels],
         },
@@ -108,7 +109,7 @@ def made_of(folder: Path, source: Path) -> bool:
     if not (folder / FILE).is_file():
         return False
     named = read_object(folder / FILE).get("source")
-    return isinstance(named, Mapping) and named.get("folder") == source.resolve().name
+    return isinstance(named, Mapping) and named.get("folder") == name_of(source)
 
 
 def read_certificate(folder: Path) -> Certificate:
@@ -172,8 +173,10 @@ def differences(certificate: Certificate) -> Iterator[str]:
             yield f"{name} is missing, {FILE} has it"
         elif path.stat().st_size != written.size:
             yield f"{name} has {path.stat().st_size:,} bytes, {FILE} says {written.size:,}"
+    # A repository may hold another checkpoint in a folder of its own, such as original/.
+    places = {str(PurePosixPath(name).parent) for name, written in certificate.files.items() if written.tensors}
     for name in sorted(_others(certificate)):
-        if name.endswith(WEIGHTS):
+        if name.endswith(WEIGHTS) and str(PurePosixPath(name).parent) in places:
             yield f"{name} may be taken for weights, but {FILE} does not have it"
 
 

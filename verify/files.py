@@ -15,10 +15,10 @@ from typing import Any
 from llama_convert.convert.checklist import read_checklist
 from llama_convert.convert.checkpoint import Checkpoint
 from llama_convert.convert.claims import NAME as CERTIFICATE
+from llama_convert.convert.containers import WEIGHTS
 from llama_convert.convert.containers.slices import TensorFile
 from llama_convert.convert.digests import CRC32, MD5, SHA256, Extent, all_of
 from llama_convert.convert.errors import CheckpointError, counted
-from llama_convert.convert.places import WEIGHTS
 from llama_convert.verify.certified import certificate_statements, differences, read_certificate
 from llama_convert.verify.downloads import hub_statements
 from llama_convert.verify.report import LevelResult, judged, not_checked

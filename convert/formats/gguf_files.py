@@ -14,6 +14,7 @@ from llama_convert.convert.errors import UsageError
 from llama_convert.convert.format import Format
 from llama_convert.convert.formats.gguf_config import ARCHITECTURE, config_values, rope_divisors
 from llama_convert.convert.formats.huggingface_weights import deal
+from llama_convert.convert.origin import name_of
 from llama_convert.convert.outputs import Output, Request, Step, Tensor, WeightFile, main_type
 from llama_convert.convert.plan import tensors
 from llama_convert.convert.tokenizers.gguf_vocabulary import gguf_vocabulary
@@ -42,7 +43,7 @@ def write_gguf(form: Format, source: Checkpoint, request: Request) -> Output:
     made = tensors(source, form, request, lambda weight: _stored_type(source, weight, request))
     main = main_type((tensor.expression.dtype, tensor.expression.shape) for tensor in made)
     metadata = _metadata(source, request, main)
-    stem = f"{_name(source)}-{_IN_NAMES.get(main, main.label)}"
+    stem = f"{name_of(source.path)}-{_IN_NAMES.get(main, main.label)}"
     return Output(files=_files(stem, metadata, made, _extra(source), request.shard_size), side_files=())
 
 
@@ -60,15 +61,11 @@ def _quantised_type(source: Checkpoint, weight: Weight) -> DType | None:
     return piece.dtype if isinstance(piece, TensorSlice) and piece.dtype.block > 1 else None
 
 
-def _name(source: Checkpoint) -> str:
-    return source.path.resolve().name if source.path.is_dir() else source.path.stem
-
-
 def _metadata(source: Checkpoint, request: Request, main: DType) -> dict[str, Value]:
     values: dict[str, Value] = {
         "general.architecture": Scalar(Kind.STRING, ARCHITECTURE),
         "general.type": Scalar(Kind.STRING, "model"),
-        "general.name": Scalar(Kind.STRING, _name(source)),
+        "general.name": Scalar(Kind.STRING, name_of(source.path)),
         "general.size_label": Scalar(Kind.STRING, _size_label(source.config.parameters)),
     }
     values |= config_values(source.config)

@@ -83,6 +83,25 @@ def test_what_is_converted_suits_the_target(herd: FakeHub, run: Run, output: Pat
     assert json.loads((output / "conversion.json").read_text())["source"]["format"] == "meta"
 
 
+def test_files_are_called_after_the_repository_and_its_other_format_does_no_harm(
+    herd: FakeHub, run: Run, tmp_path: Path
+) -> None:
+    """The cache's folders are named after commits. A certificate speaks of its own weights, not of original/."""
+    assert run("download", NAME, "--what", "original").status == 0
+    done = run("convert", NAME, tmp_path / "out", "--to", "gguf")
+    assert done.status == 0, done.out
+    name = NAME.rpartition("/")[2]
+    assert [path.name for path in (tmp_path / "out").glob("*.gguf")] == [f"{name}-bf16.gguf"]
+    assert json.loads((tmp_path / "out" / "conversion.json").read_text())["source"]["folder"] == name
+
+
+def test_a_files_name_is_refused_before_anything_is_fetched(herd: FakeHub, run: Run) -> None:
+    refused = run("convert", NAME, "model.gguf", "--to", "gguf")
+    check_refusal(refused, 2)
+    assert "model.gguf: has the name of a file" in refused.err
+    assert file_bytes(herd) == 0
+
+
 def test_a_folder_comes_before_the_hub(herd: FakeHub, run: Run, output: Path, converted: Path) -> None:
     shutil.copytree(converted, NAME)
     assert run("convert", NAME, output, "--to", "scratch").status == 0

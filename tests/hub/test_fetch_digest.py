@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import os
 import random
+from collections.abc import Generator
 from pathlib import Path
+from threading import Event
 
 import pytest
 
@@ -15,6 +17,7 @@ from llama_convert.hub.arrival import Arrival
 from llama_convert.hub.fetch import fetch
 from llama_convert.hub.journal import Journal, opened
 from llama_convert.hub.segments import Segments, Work, checksum
+from llama_convert.hub.transfer import Connection, Progress
 from tests.hub.fake_hub import FakeHub, Faults
 from tests.hub.fetching import NAME, PATH, SEGMENT, left, remote, use
 
@@ -79,3 +82,27 @@ def test_flips_on_the_wire_are_all_found(hub: FakeHub, tmp_path: Path, monkeypat
     hub.faults = Faults()
     fetch(file, tmp_path / "weights")
     assert (tmp_path / "weights").read_bytes() == good
+
+
+def test_a_connection_that_hung_writes_nothing_when_it_wakes(tmp_path: Path) -> None:
+    asleep, wake = Event(), Event()
+
+    class Hanging:
+        def pieces(
+            self, start: int, stop: int, *, halted: Event, ranges_only: bool
+        ) -> Generator[memoryview, None, None]:
+            asleep.set()
+            wake.wait()  # as a library that knows nothing of `halted`
+            yield memoryview(b"x" * (stop - start))
+
+    with opened(tmp_path / "weights", "d" * 64, SEGMENTS, print) as journal, journal.names.part.open("w+b", 0) as part:
+        work = Work(SEGMENTS, (), 1)
+        connection = Connection(Hanging(), part.fileno(), journal, work, Progress())
+        connection.start()
+        asleep.wait()
+        connection.halt()
+        wake.set()
+        connection.join()
+        assert connection.failure is None
+        assert not work.here
+        assert part.read() == b""
