@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -133,11 +132,11 @@ def chat(
         messages=[{"role": "system", "content": system}] if system is not None else [],
     )
     output.say(f"chatting in {dialect.name}")
-    start = time.perf_counter()
     for line in _lines(output):
         talk.ask(line)
     if talk.answers:
-        output.say(figures(talk.answers, time.perf_counter() - start, talk.llama.model.device))
+        seconds = sum(answer.seconds for answer in talk.answers)
+        output.say(figures(talk.answers, seconds, talk.llama.model.device))
     output.data(_json(speaker, talk))
 
 
