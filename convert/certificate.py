@@ -183,7 +183,7 @@ def _target(plan: Plan, folder: Path, kept: Kept, tensors: Mapping[str, Any]) ->
         "format": plan.target,
         "llama_version": source.version.name,
         "parameters": source.config.parameters,
-        **({"dtype": main_type(stored)} if described else {}),
+        **({"dtype": main_type(stored)} if stored and described else {}),
         "files": _written(plan, folder, kept),
     }
 

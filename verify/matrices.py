@@ -105,7 +105,7 @@ class Blocks:
 
     def times(self, vectors: Tensor) -> Tensor:
         """(..., columns) -> (..., rows)."""
-        flat = vectors.reshape(-1, vectors.shape[-1])
+        flat = vectors.reshape(-1, vectors.shape[-1]).contiguous()  # a part of columns is not
         first, *others = (part.times(flat) for part in self.parts)
         return sum(others, first).view(*vectors.shape[:-1], -1)
 

@@ -138,3 +138,14 @@ def test_codes_are_computed_with_in_bfloat16_where_nothing_else_is_said(tmp_path
     assert load(folder).model.dtype is torch.bfloat16
     assert load(folder, dtype="float16").model.dtype is torch.float16
     assert load(EMBEDDED, dtype="float32").model.dtype is torch.float32
+
+
+@pytest.mark.parametrize("dtype", [DType.Q4_0, DType.Q8_0], ids=str)
+def test_shards_that_meet_in_columns_are_held_in_codes_too(dtype):
+    """The embedded model has two: what goes into a shard of columns is a part of each vector."""
+    checkpoint = open_checkpoint(EMBEDDED)
+    assert len(checkpoint.files) == 2
+    wanted = of_model(load_model(checkpoint, replace(FLOAT32, quantise=None)))
+    found = of_model(load_model(checkpoint, replace(BFLOAT16, quantise=dtype)))
+    plain = distance(of_model(load_model(checkpoint, BFLOAT16)), wanted)
+    assert plain < distance(found, wanted) < {DType.Q4_0: 0.5, DType.Q8_0: 3 * plain}[dtype]
