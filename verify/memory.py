@@ -10,21 +10,18 @@ import torch
 
 from llama_convert.convert.architecture import Role, Weight
 from llama_convert.convert.checkpoint import Checkpoint
-from llama_convert.convert.containers.slices import FLOATS, DType, TensorSlice
+from llama_convert.convert.containers.slices import DType
 from llama_convert.convert.errors import SpaceError
 from llama_convert.convert.memory import memory_bytes
-from llama_convert.convert.quantisation import ENCODERS
 from llama_convert.verify.forward import stored_head
 from llama_convert.verify.matrices import GROUP
-from llama_convert.verify.model import Holding
-from llama_convert.verify.reading import Piece, torch_type
+from llama_convert.verify.model import Holding, held_in, is_view
+from llama_convert.verify.reading import Piece
 
 _ADVICE = (
     "Take --dtype bfloat16 or --quantization-encoding q4_0, fewer new tokens or sequences at a time, or a machine with "
     "more memory."
 )
-# The number of rows must be a multiple of this for torch's kernel for four bits, as `load_model` has it.
-_EVEN_ROWS = 16
 # Bytes of a value in a held matrix: codes of four bits, once or twice, and for each group two numbers of two bytes.
 _HELD = {DType.Q4_0: 0.5 + 4 / GROUP, DType.Q8_0: 2 * (0.5 + 4 / GROUP)}
 
@@ -45,25 +42,10 @@ def weights_bytes(checkpoint: Checkpoint, holding: Holding) -> int:
 
 def _piece_bytes(piece: Piece, holding: Holding) -> float:
     """What `load_model` makes of it: codes, a view of the file, or values."""
-    kind = _codes(piece, holding)
+    kind = held_in(piece, holding)
     if kind is not None:
         return prod(piece.shape) * _HELD[kind]
-    return 0 if _is_viewed(piece, holding) else prod(piece.shape) * holding.dtype.itemsize
-
-
-def _codes(piece: Piece, holding: Holding) -> DType | None:
-    own = piece.dtype if isinstance(piece, TensorSlice) and piece.strides is None else None
-    wanted = holding.quantise or (own if own in ENCODERS else None)
-    able = holding.device == "cpu" and holding.dtype is torch.bfloat16
-    fits = len(piece.shape) > 1 and piece.shape[0] % _EVEN_ROWS == 0 and piece.shape[1] % GROUP == 0
-    return wanted if able and fits else None
-
-
-def _is_viewed(piece: Piece, holding: Holding) -> bool:
-    if not isinstance(piece, TensorSlice) or piece.strides is not None or piece.dtype not in FLOATS:
-        return False
-    placed = holding.device == "cpu" and len(piece.shape) > 1 and piece.offset % piece.dtype.nbytes == 0
-    return placed and torch_type(piece.dtype) is holding.dtype
+    return 0 if is_view(piece, holding) else prod(piece.shape) * holding.dtype.itemsize
 
 
 def cache_bytes(checkpoint: Checkpoint, holding: Holding, sequences: int, positions: int) -> int:

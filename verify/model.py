@@ -148,12 +148,26 @@ def _table(checkpoint: Checkpoint, holding: Holding) -> Table:
     return Dense(torch.cat([_values(piece, holding) for piece in parts.pieces], dim=parts.axis or 0))
 
 
-def _held(piece: Piece, holding: Holding) -> Matrix:
-    """In four or eight bits where it is, or shall be, in those and torch has the kernel for it; else as values."""
+def held_in(piece: Piece, holding: Holding) -> DType | None:
+    """The type in whose codes a matrix is held: where it is, or shall be, in that, and torch has the kernel for it."""
     own = piece.dtype if isinstance(piece, TensorSlice) and piece.strides is None else None
     wanted = holding.quantise or (own if own in ENCODERS else None)
-    fits = piece.shape[0] % _EVEN_ROWS == 0 and piece.shape[1] % GROUP == 0
-    if wanted is None or holding.device != "cpu" or holding.dtype is not torch.bfloat16 or not fits:
+    able = holding.device == "cpu" and holding.dtype is torch.bfloat16
+    fits = len(piece.shape) > 1 and piece.shape[0] % _EVEN_ROWS == 0 and piece.shape[1] % GROUP == 0
+    return wanted if able and fits else None
+
+
+def is_view(piece: Piece, holding: Holding) -> bool:
+    """Whether a matrix held as values is a view of its file: where its bytes are those values already."""
+    if not isinstance(piece, TensorSlice) or piece.strides is not None or piece.dtype not in FLOATS:
+        return False
+    placed = holding.device == "cpu" and len(piece.shape) > 1 and piece.offset % piece.dtype.nbytes == 0
+    return placed and torch_type(piece.dtype) is holding.dtype
+
+
+def _held(piece: Piece, holding: Holding) -> Matrix:
+    wanted = held_in(piece, holding)
+    if wanted is None:
         return Dense(_values(piece, holding))
     return from_blocks((_encoded(rows, wanted) for rows in _some_rows(piece)), wanted)
 
@@ -173,8 +187,9 @@ def _encoded(piece: Piece, dtype: DType) -> Tensor:
 
 
 def _values(piece: Piece, holding: Holding) -> Tensor:
-    """The piece's values where they are computed with; a view of the file where its bytes are those already."""
-    if holding.device == "cpu" and isinstance(piece, TensorSlice) and _is_as_wanted(piece, holding.dtype):
+    """The piece's values where they are computed with."""
+    if is_view(piece, holding):
+        assert isinstance(piece, TensorSlice)
         return _mapped(piece)
     found = torch.empty(piece.shape, dtype=holding.dtype, device=holding.device)
     start = 0
@@ -182,11 +197,6 @@ def _values(piece: Piece, holding: Holding) -> Tensor:
         found[start : start + rows.shape[0]] = read(rows)
         start += rows.shape[0]
     return found
-
-
-def _is_as_wanted(piece: TensorSlice, dtype: torch.dtype) -> bool:
-    plain = piece.strides is None and piece.dtype in FLOATS and torch_type(piece.dtype) is dtype
-    return plain and piece.offset % piece.dtype.nbytes == 0
 
 
 def _mapped(piece: TensorSlice) -> Tensor:
