@@ -13,9 +13,9 @@ help:
 demo: $(VENV)/installed
 	$(BIN)/llama-convert demo
 
-## make test            all tests
+## make test            all tests, one process for each core
 test: $(VENV)/developing
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
 
 ## make lint            ruff and mypy --strict
 lint: $(VENV)/developing

@@ -139,7 +139,7 @@ def test_back_are_the_bits_that_left(version: int, files: dict[int, Path], sourc
     """bfloat16 to float32 and back; the folder or the file itself."""
     direct = converted(source, tmp_path / "direct", "hf", "2")
     for path in (files[version], files[version] / "model.bin"):
-        back = converted(path, tmp_path / path.name, "hf", dtype=DType.BFLOAT16)
+        back = converted(path, tmp_path / path.stem, "hf", dtype=DType.BFLOAT16)
         for name in ("model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json"):
             assert (back / name).read_bytes() == (direct / name).read_bytes(), name
 
