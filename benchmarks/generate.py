@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -73,7 +74,9 @@ def _source(form: str, model: str, folder: Path) -> Path:
 
 def _run(side: Side, path: Path, device: str) -> dict[str, Any]:
     command = [sys.executable, "-m", "benchmarks.one_generation", side.library, str(path), side.dtype, device]
-    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    # As the command does for itself, before it imports torch.
+    own = {"THP_MEM_ALLOC_ENABLE": "1"} if side.library == "ours" else {}
+    done = subprocess.run(command, check=False, capture_output=True, text=True, env=os.environ | own)
     if done.returncode:
         sys.exit(f"{' '.join(command)} failed:\n{done.stderr}")
     values: dict[str, Any] = json.loads(done.stdout)

@@ -49,13 +49,16 @@ def timed(write: Write, prompt: list[int], count: int) -> tuple[float, float, li
 
 
 def ours(source: str, dtype: torch.dtype, device: str, compiled: bool) -> Write:
-    """llama-convert's engine."""
+    """llama-convert's engine; as its peers, without a tokenizer."""
+    from llama_convert.convert import open_checkpoint
     from llama_convert.verify.generate import write
-    from llama_convert.verify.llama import load
+    from llama_convert.verify.model import Holding, load_model
     from llama_convert.verify.sampling import GREEDY
 
-    model = load(source, device=device, dtype=str(dtype).removeprefix("torch.")).model
-    return lambda prompt, count: (ids[0] for ids in write(model, [prompt], GREEDY, count, lambda *_: False))
+    model = load_model(open_checkpoint(Path(source)), Holding(dtype=dtype, device=device))
+    return lambda prompt, count: (
+        ids[0] for ids in write(model, [prompt], GREEDY, count, lambda *_: False, compiled=compiled)
+    )
 
 
 def transformers(source: str, dtype: torch.dtype, device: str, compiled: bool) -> Write:

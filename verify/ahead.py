@@ -43,12 +43,13 @@ def read_ahead(load: Load, checkpoint: Checkpoint, executor: Executor) -> Load:
         refill()
         return found
 
-    _give_memory_back()
+    give_memory_back()
     refill()
     return ready
 
 
-def _give_memory_back() -> None:
+def give_memory_back() -> None:
+    """From now on large blocks of memory go back to the system when they are freed."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:
         mallopt(_M_MMAP_THRESHOLD, _GIVEN_BACK)

@@ -50,6 +50,8 @@ class Dense:
 
     def times(self, vectors: Tensor) -> Tensor:
         """(..., columns) -> (..., rows)."""
+        if _is_alone(vectors):
+            return torch.nn.functional.linear(torch.cat((vectors, vectors), dim=-2), self.weight)[..., :1, :]
         return torch.nn.functional.linear(vectors, self.weight)
 
     def rows(self, numbers: Tensor) -> Tensor:
@@ -60,6 +62,12 @@ class Dense:
     def tensors(self) -> tuple[Tensor, ...]:
         """What it holds."""
         return (self.weight,)
+
+
+def _is_alone(vectors: Tensor) -> bool:
+    """One vector of bfloat16 on a CPU: oneDNN reads the weights for two of them faster, by a seventh, than for one."""
+    alone = vectors.numel() == vectors.shape[-1]
+    return alone and vectors.dtype is torch.bfloat16 and vectors.device.type == "cpu" and vectors.dim() > 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from llama_convert.convert.architecture import LlamaConfig, Role, Rotary, Weight
 from llama_convert.convert.checkpoint import Checkpoint
 from llama_convert.convert.containers.slices import FLOATS, DType, TensorSlice
 from llama_convert.convert.quantisation import ENCODERS, encode
+from llama_convert.verify.ahead import give_memory_back
 from llama_convert.verify.forward import stored_head
 from llama_convert.verify.matrices import GROUP, KERNEL_ROWS, Dense, Filed, Matrix, Sharded, Table, from_blocks
 from llama_convert.verify.reading import BLOCK_BYTES, Piece, read, read_bytes, row_blocks, torch_type
@@ -123,6 +124,7 @@ def load_model(
         fields = {name: (vector if role in norms else matrix)(Weight(role, number)) for role, name in _FIELDS.items()}
         return Layer(**fields)  # type: ignore[arg-type]
 
+    give_memory_back()
     head, tokens = stored_head(checkpoint), Weight(Role.TOKENS)
     output = matrix(head)
     keys = checkpoint.parts[Weight(Role.KEY, 0)]
