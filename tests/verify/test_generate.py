@@ -155,3 +155,11 @@ def test_requests_that_make_no_sense_are_refused(make_pair):
     with pytest.raises(UsageError) as raised:
         llama.generate([[5]], max_new_tokens=0, num_return_sequences=2, batch_size=0, stops=[""])
     assert len(raised.value.problems) == 4
+
+
+def test_compiled_steps_write_the_same(make_pair):
+    """Prompts of unequal length, of which the compiled step sees all of the cache."""
+    llama = alone(CASE, make_pair)
+    wanted = llama.generate(PROMPTS, max_new_tokens=30)
+    compiled = replace(llama, compiled=True).generate(PROMPTS, max_new_tokens=30)
+    assert [answer.ids for answer in compiled] == [answer.ids for answer in wanted]
