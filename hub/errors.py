@@ -205,7 +205,7 @@ def _unreachable(repository: str, error: Any) -> HubError:
     cause = error.__cause__ if isinstance(error, FileNotFoundError) and error.__cause__ else error
     return HubError(
         f"{repository}: no connection to {endpoint()} ({type(cause).__name__}: {redacted(str(cause))})",
-        advice="Check the network, proxies and HF_ENDPOINT; what was fetched is kept.",
+        advice="Check the network, proxies and HF_ENDPOINT.",
     )
 
 
