@@ -126,7 +126,7 @@ def test_a_dead_network_is_told_in_time(ask: Ask, monkeypatch: pytest.MonkeyPatc
     with socket.create_server(("127.0.0.1", 0)) as silent:
         begun = time.monotonic()
         found = ask(f"http://127.0.0.1:{silent.getsockname()[1]}", NAME, TOKEN)
-        assert time.monotonic() - begun < 20, "the client itself waits without end"
+        assert time.monotonic() - begun < 3
     assert found["connection"].status == "problem"
     assert "no connection" in found["token"].found
     assert "no connection" in found["repository"].found

@@ -105,7 +105,7 @@ def test_a_stalled_connection_is_left_for_another(
     began = time.monotonic()
     brought(tmp_path / "weights")
     assert (tmp_path / "weights").read_bytes() == WEIGHTS
-    assert time.monotonic() - began < 30.0, "half of the stall"
+    assert time.monotonic() - began < 5.0
 
 
 def test_a_server_without_ranges_sends_the_file_about_once(hub: FakeHub, tmp_path: Path) -> None:

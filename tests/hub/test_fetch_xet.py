@@ -107,8 +107,10 @@ def test_a_process_whose_xet_hangs_can_be_interrupted(hub: FakeHub, tmp_path: Pa
     assert running.stdout
     assert running.stdout.readline() == "begins\n"
     time.sleep(0.3)
+    began = time.monotonic()
     running.send_signal(signal.SIGINT)
     assert "going on" not in running.communicate(timeout=20)[0]
+    assert time.monotonic() - began < 3.0
     assert left(tmp_path / "weights") == []
 
 
