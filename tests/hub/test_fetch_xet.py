@@ -76,7 +76,7 @@ def test_a_storage_that_never_answers_is_given_up(hub: FakeHub, tmp_path: Path) 
     notes: list[str] = []
     began = time.monotonic()
     found = brought(tmp_path / "weights", stalled=1.0, on_note=notes.append)
-    assert time.monotonic() - began < 30.0, "the library itself tries for minutes"
+    assert time.monotonic() - began < 5.0
     assert not found.over_xet
     assert (tmp_path / "weights").read_bytes() == WEIGHTS
     assert notes == ["Xet does not bring the file (no byte for 1 seconds); going on without it"]

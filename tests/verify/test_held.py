@@ -148,4 +148,9 @@ def test_shards_that_meet_in_columns_are_held_in_codes_too(dtype):
     wanted = of_model(load_model(checkpoint, replace(FLOAT32, quantise=None)))
     found = of_model(load_model(checkpoint, replace(BFLOAT16, quantise=dtype)))
     plain = distance(of_model(load_model(checkpoint, BFLOAT16)), wanted)
-    assert plain < distance(found, wanted) < {DType.Q4_0: 0.5, DType.Q8_0: 3 * plain}[dtype]
+    assert plain < distance(found, wanted) < {DType.Q4_0: 0.35, DType.Q8_0: 3 * plain}[dtype]
+    # Negative control: the shards of one matrix in the other order.
+    model = load_model(checkpoint, replace(BFLOAT16, quantise=dtype))
+    first, *others = model.layers
+    down = replace(first.down, pieces=first.down.pieces[::-1])
+    assert distance(of_model(replace(model, layers=(replace(first, down=down), *others))), wanted) > 0.5
