@@ -159,10 +159,12 @@ def test_shards_that_meet_in_columns_are_held_in_codes_too(dtype):
 @pytest.mark.parametrize("shape", [(1, 96), (1, 1, 96), (2, 1, 96), (1, 5, 96)], ids=str)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
 def test_one_vector_is_multiplied_as_one_of_many_is(shape, dtype):
-    """A vector that is alone goes through another kernel: the same products, rounded once."""
+    """A vector that is alone goes through another kernel: the same sums in float32, rounded once to the type."""
     generator = torch.Generator().manual_seed(0)
     weight, vectors = (torch.randn(size, generator=generator).to(dtype) for size in ((64, 96), shape))
     found = Dense(weight).times(vectors)
     exact = vectors.double() @ weight.double().T
+    # What a sum of so many products can lose, in any order; and half a step of the type.
+    summed = shape[-1] * 2**-24 * (vectors.double().abs() @ weight.double().abs().T)
     assert found.shape == exact.shape
-    assert (found.double() - exact).abs().max() <= torch.finfo(dtype).eps * exact.abs().max()
+    assert ((found.double() - exact).abs() <= summed + torch.finfo(dtype).eps / 2 * (exact.abs() + summed)).all()
