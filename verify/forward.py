@@ -25,6 +25,7 @@ from torch import Tensor
 from llama_convert.convert.architecture import LlamaConfig, Role, Rotary, Weight
 from llama_convert.convert.checkpoint import Checkpoint, Parts
 from llama_convert.convert.errors import UsageError
+from llama_convert.verify.products import product
 from llama_convert.verify.prompts import Prompt, consecutive
 from llama_convert.verify.reading import Piece, read, row_blocks
 
@@ -68,11 +69,6 @@ FLOAT32 = load_as(torch.float32)
 FLOAT64 = load_as(torch.float64)
 
 
-def multiply(rows: Tensor, weight: Tensor) -> Tensor:
-    """Plain."""
-    return rows @ weight.T
-
-
 @dataclass(frozen=True, slots=True)
 class Run:
     """One checkpoint on its way through some prompts, all of them at once.
@@ -83,7 +79,7 @@ class Run:
     checkpoint: Checkpoint
     prompts: tuple[Prompt, ...]
     load: Load = FLOAT32
-    multiply: Multiply = multiply
+    multiply: Multiply = product
 
     def part(self, role: Role, layer: int | None, rank: int) -> Tensor:
         """One shard's part of a weight, as it is stored there."""

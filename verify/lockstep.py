@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from llama_convert.verify.forward import Multiply, Place, Run, after, lengths, multiply, places
+from llama_convert.verify.forward import Multiply, Place, Run, after, lengths, places
+from llama_convert.verify.products import product
 from llama_convert.verify.prompts import Prompt
 
 _CHUNK = 16
@@ -88,7 +89,7 @@ class _Echoing:
     def multiply(self) -> Multiply:
         def multiplied(rows: Tensor, weight: Tensor) -> Tensor:
             echoes = rows[self.tokens :]
-            return torch.cat((multiply(rows[: self.tokens], weight), _the_other_way(echoes, weight)))
+            return torch.cat((product(rows[: self.tokens], weight), _the_other_way(echoes, weight)))
 
         return multiplied
 
@@ -96,7 +97,7 @@ class _Echoing:
 def _the_other_way(rows: Tensor, weight: Tensor) -> Tensor:
     """The same sums with their second half first."""
     middle = weight.shape[1] // 2
-    return multiply(rows[:, middle:], weight[:, middle:]) + multiply(rows[:, :middle], weight[:, :middle])
+    return product(rows[:, middle:], weight[:, middle:]) + product(rows[:, :middle], weight[:, :middle])
 
 
 def distance(reference: Tensor, other: Tensor) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -15,6 +15,7 @@ from llama_convert.convert.checkpoint import Parts
 from llama_convert.convert.containers.slices import DType
 from llama_convert.convert.quantisation.layouts import LAYOUTS
 from llama_convert.verify.forward import row_pieces
+from llama_convert.verify.products import product
 from llama_convert.verify.reading import read
 
 # Columns that share a scale in ggml's Q4_0 and Q8_0.
@@ -50,9 +51,7 @@ class Dense:
 
     def times(self, vectors: Tensor) -> Tensor:
         """(..., columns) -> (..., rows)."""
-        if _is_alone(vectors):
-            return torch.nn.functional.linear(torch.cat((vectors, vectors), dim=-2), self.weight)[..., :1, :]
-        return torch.nn.functional.linear(vectors, self.weight)
+        return product(vectors, self.weight)
 
     def rows(self, numbers: Tensor) -> Tensor:
         """(..., columns)."""
@@ -62,12 +61,6 @@ class Dense:
     def tensors(self) -> tuple[Tensor, ...]:
         """What it holds."""
         return (self.weight,)
-
-
-def _is_alone(vectors: Tensor) -> bool:
-    """One vector of bfloat16 on a CPU: oneDNN reads the weights for two of them faster, by a seventh, than for one."""
-    alone = vectors.numel() == vectors.shape[-1]
-    return alone and vectors.dtype is torch.bfloat16 and vectors.device.type == "cpu" and vectors.dim() > 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +81,7 @@ class Filed:
 class FourBits:
     """Codes of four bits, and a scale and a shift for each GROUP columns of a row: (code - 8) * scale + shift.
 
-    packed: as torch's kernel wants it. scales: (columns / GROUP, rows, 2), bfloat16.
+    packed: as torch's kernel wants it, (rows, columns / 2), uint8. scales: (columns / GROUP, rows, 2), bfloat16.
     """
 
     packed: Tensor
@@ -98,6 +91,18 @@ class FourBits:
         """(vectors, columns) -> (vectors, rows)."""
         found: Tensor = torch.ops.aten._weight_int4pack_mm_for_cpu(vectors, self.packed, GROUP, self.scales)
         return found
+
+    def room(self, rows: int) -> FourBits:
+        """One of as many columns, with so many rows, not yet filled."""
+        groups, _, pair = self.scales.shape
+        packed = self.packed.new_empty((rows, self.packed.shape[1]))
+        return FourBits(packed, self.scales.new_empty((groups, rows, pair)))
+
+    def put(self, part: FourBits, start: int) -> None:
+        """Fill the rows from `start` on."""
+        end = start + len(part.packed)
+        self.packed[start:end] = part.packed
+        self.scales[:, start:end] = part.scales
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,18 +150,21 @@ class Sharded:
         return tuple(tensor for piece in self.pieces for tensor in piece.tensors)
 
 
-def from_blocks(rows: Iterable[Tensor], dtype: DType) -> Blocks:
+def from_blocks(blocks: Iterable[Tensor], dtype: DType, rows: int) -> Blocks:
     """A matrix in Q4_0 or Q8_0 from its bytes in the file: some rows, then some more, (rows, bytes of a row), uint8.
 
-    All but the last must be multiples of KERNEL_ROWS. Memory: the result, and four times the bytes of some rows.
+    rows: of all of it. All blocks but the last must be multiples of KERNEL_ROWS: the kernel packs so many together,
+    and parts of a matrix then lie behind each other. Memory: the result, and four times the bytes of one block.
     """
-    found = [_PARTS[dtype](content.numpy().view(LAYOUTS[dtype])) for content in rows]
-    return Blocks(tuple(_joined(parts) for parts in zip(*found, strict=True)))
-
-
-def _joined(parts: Sequence[FourBits]) -> FourBits:
-    """The kernel packs so many rows together that parts of a matrix lie behind each other."""
-    return FourBits(torch.cat([part.packed for part in parts]), torch.cat([part.scales for part in parts], dim=1))
+    whole: tuple[FourBits, ...] = ()
+    start = 0
+    for content in blocks:
+        parts = _PARTS[dtype](content.numpy().view(LAYOUTS[dtype]))
+        whole = whole or tuple(part.room(rows) for part in parts)
+        for all_rows, part in zip(whole, parts, strict=True):
+            all_rows.put(part, start)
+        start += len(content)
+    return Blocks(whole)
 
 
 def _of_four(units: NDArray[np.void]) -> tuple[FourBits, ...]:

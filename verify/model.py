@@ -171,7 +171,7 @@ def _held(piece: Piece, holding: Holding) -> Matrix:
     wanted = held_in(piece, holding)
     if wanted is None:
         return Dense(_values(piece, holding))
-    return from_blocks((_encoded(rows, wanted) for rows in _some_rows(piece)), wanted)
+    return from_blocks((_encoded(rows, wanted) for rows in _some_rows(piece)), wanted, piece.shape[0])
 
 
 def _some_rows(piece: Piece) -> Iterator[Piece]:
