@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
+from torch import Tensor
 
 from llama_convert.convert.architecture import LlamaConfig
 from llama_convert.convert.errors import UsageError, counted
-from llama_convert.verify.decoding import new_cache, stepper
 from llama_convert.verify.model import Model
+from llama_convert.verify.past import Past
 from llama_convert.verify.sampling import Sampling, draw, generators
 
 # Whether a sequence is over with its newest token: its number among the prompts, its new tokens.
@@ -56,19 +57,17 @@ def _drawn(
     *,
     compiled: bool,
 ) -> Iterator[list[int]]:
-    """One token for every prompt after the other, until the cache is full."""
-    longest = max(map(len, prompts))
-    padded = [[0] * (longest - len(prompt)) + list(prompt) for prompt in prompts]
-    sources = generators(sampling, first, len(prompts))
-    with torch.inference_mode():
-        cache = new_cache(model, [len(prompt) for prompt in prompts], capacity)
-        step = stepper(model, cache, compiled=compiled)
-        tokens = torch.tensor(padded, device=model.device)
-    for _ in range(capacity - longest):
+    """One token for every prompt after the other, until there are as many as the capacity."""
+    sources, past = generators(sampling, first, len(prompts)), Past()
+    drawn: Tensor | None = None
+    for _ in range(capacity - max(map(len, prompts))):
         # Not around the yield: whoever is given the token would compute in this mode too.
         with torch.inference_mode():
-            drawn = draw(step(tokens), sampling, sources)
-            tokens = drawn[:, None]
+            if drawn is None:
+                logits = past.read(model, prompts, capacity, compiled=compiled)
+            else:
+                logits = past.go_on(drawn, compiled=compiled)
+            drawn = draw(logits, sampling, sources)
         yield drawn.tolist()
 
 
