@@ -26,19 +26,20 @@ def write(
     *,
     first: int = 0,
     compiled: bool = False,
+    past: Past | None = None,
 ) -> Iterator[tuple[int | None, ...]]:
     """The next token of every prompt, again and again; None for those that are over.
 
     Ends when all are over, after max_new_tokens, or where the model's context is full. A token on which a sequence
     ends is given too. first: the number of the first prompt among those drawn with the same seed. compiled: as
-    `stepper` has it.
+    `next_logits` has it. past: what was read before, and takes in what is read and written here.
     Raises UsageError: prompts that are empty, longer than the context, or with ids that are no tokens.
     """
     check_prompts(model.config, prompts)
     capacity = min(max(map(len, prompts)) + max_new_tokens, model.config.context)
     written: list[list[int]] = [[] for _ in prompts]
     running = [True] * len(prompts)
-    for found in _drawn(model, prompts, sampling, capacity, first, compiled=compiled):
+    for found in _drawn(model, prompts, sampling, capacity, first, past or Past(), compiled=compiled):
         yield tuple(token if alive else None for token, alive in zip(found, running, strict=True))
         for number, token in enumerate(found):
             if running[number]:
@@ -54,11 +55,12 @@ def _drawn(
     sampling: Sampling,
     capacity: int,
     first: int,
+    past: Past,
     *,
     compiled: bool,
 ) -> Iterator[list[int]]:
     """One token for every prompt after the other, until there are as many as the capacity."""
-    sources, past = generators(sampling, first, len(prompts)), Past()
+    sources = generators(sampling, first, len(prompts))
     drawn: Tensor | None = None
     for _ in range(capacity - max(map(len, prompts))):
         # Not around the yield: whoever is given the token would compute in this mode too.
