@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 from typer import Option
 
 from llama_convert.cli import options
-from llama_convert.cli.output import Output
+from llama_convert.cli.output import Output, complain
 from llama_convert.cli.speaking import Speaker, answer_json, figures, parse_sampling
 from llama_convert.cli.verifying import take_large_pages
 from llama_convert.convert.errors import UsageError
 
 if TYPE_CHECKING:
-    from llama_convert.verify import Answer, Llama, Sampling
+    from llama_convert.verify import Answer, Llama, Past, Sampling
     from llama_convert.verify.chat_formats import Message
     from llama_convert.verify.chat_speaking import Dialect
     from llama_convert.verify.opened import Opened
@@ -42,6 +42,7 @@ class _Chat:
     stops: list[str]
     output: Output
     messages: list[Message]
+    past: Past
     answers: list[Answer] = field(default_factory=list)
 
     def ask(self, text: str) -> None:
@@ -58,6 +59,7 @@ class _Chat:
                     sampling=self.sampling,
                     stops=self.stops,
                     hear=lambda _, piece: self._hear(piece, heard),
+                    past=self.past,
                 )
             note = _NOTES.get(self.answers[-1].ended, "")
         except _Stopped:
@@ -72,7 +74,7 @@ class _Chat:
         self.output.piece(piece)
 
 
-_NOTES = {"length": "--max-new-tokens are written", "context": "the model's context is full"}
+_NOTES = {"length": "--max-new-tokens are written", "context": "the model's context is full: begin a new chat"}
 
 
 def chat(
@@ -109,6 +111,8 @@ def chat(
 ) -> None:
     """Chat with a model, one line a turn. Ctrl-C ends an answer, at the prompt the chat; so does the end of input."""
     take_large_pages()
+    from llama_convert.verify import Past
+
     output = Output(json=json, quiet=quiet)
     sampling = parse_sampling(temperature, top_k, top_p, min_p, seed, greedy=greedy)
     speaker = Speaker(
@@ -130,10 +134,12 @@ def chat(
         stops=stop or [],
         output=output,
         messages=[{"role": "system", "content": system}] if system is not None else [],
+        past=Past(),
     )
     output.say(f"chatting in {dialect.name}")
     for line in _lines(output):
-        talk.ask(line)
+        with _another_try():
+            talk.ask(line)
     if talk.answers:
         seconds = sum(answer.seconds for answer in talk.answers)
         output.say(figures(talk.answers, seconds, talk.llama.model.device))
@@ -163,8 +169,19 @@ def _check_length(tokens: int, context: int) -> None:
     if tokens >= context:
         raise UsageError(
             f"The conversation has {tokens:,} tokens, and the model's context of {context:,} has no room for an answer",
-            advice="Begin a new chat.",
+            advice="Say it in fewer words, or begin a new chat.",
         )
+
+
+@contextmanager
+def _another_try() -> Iterator[None]:
+    """Within, what is wrong with a message is told to whoever sits there to type another; a script ends by it."""
+    try:
+        yield
+    except UsageError as error:
+        if not sys.stdin.isatty():
+            raise
+        complain(str(error))
 
 
 def _lines(output: Output) -> Iterator[str]:

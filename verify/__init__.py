@@ -4,6 +4,7 @@ from llama_convert.verify.answers import Answer
 from llama_convert.verify.certified import check_certificate, made_of, read_certificate, record_verdict
 from llama_convert.verify.levels import LEVELS, verify, verify_levels
 from llama_convert.verify.llama import Llama, load
+from llama_convert.verify.past import Past
 from llama_convert.verify.report import Diagnosis, LevelResult, Report, Verdict
 from llama_convert.verify.resized import verify_resized
 from llama_convert.verify.sampling import Sampling
@@ -14,6 +15,7 @@ __all__ = [
     "Diagnosis",
     "LevelResult",
     "Llama",
+    "Past",
     "Report",
     "Sampling",
     "Verdict",

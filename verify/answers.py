@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from llama_convert.verify.generate import write
 from llama_convert.verify.model import Model
+from llama_convert.verify.past import Past
 from llama_convert.verify.sampling import Sampling
 from llama_convert.verify.speech import Transcript
 from llama_convert.verify.tokenizer_judges import Judge
@@ -36,7 +37,10 @@ class Answer:
 
 @dataclass(slots=True, kw_only=True)
 class Answering:
-    """A batch of prompts on its way. first: the number of the first among those drawn with the same seed."""
+    """A batch of prompts on its way.
+
+    first: the number of the first among those drawn with the same seed. past: as `write` has it.
+    """
 
     model: Model
     judge: Judge
@@ -47,6 +51,7 @@ class Answering:
     length: int
     sampling: Sampling
     stops: Sequence[str]
+    past: Past | None = None
     _written: list[_Written] = field(init=False, default_factory=list)
 
     def pieces(self) -> Iterator[tuple[int, str]]:
@@ -61,6 +66,7 @@ class Answering:
             lambda number, _: bool(self._written[number].ended),
             first=self.first,
             compiled=self.compiled,
+            past=self.past,
         )
         for tokens in rounds:
             now = time.perf_counter() - start

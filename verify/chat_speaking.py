@@ -10,10 +10,12 @@ from llama_convert.convert.errors import UsageError
 from llama_convert.verify.chat_formats import FORMATS, NAMES, ChatFormat, Conversation, Message, documented
 from llama_convert.verify.chat_rendering import Render, renderer
 from llama_convert.verify.opened import Opened
-from llama_convert.verify.speech import encode_marked, marking
+from llama_convert.verify.speech import broken, encode_marked, marking
 from llama_convert.verify.tokenizer_judges import Judge
 
 TEMPLATES = {form.name.lower().replace(" ", "-"): form for form in FORMATS}
+# Code points that are no character's; 65,534 of them, in no text all.
+_PRIVATE = range(0xF0000, 0xFFFFE)
 _GREETING = Conversation(name="greeting", messages=({"role": "user", "content": "Hi"},), prompt=True)
 
 
@@ -30,9 +32,24 @@ class Dialect:
     end: int | None
 
     def ids(self, messages: Sequence[Message]) -> list[int]:
-        """The ids of a conversation that waits for an answer. UsageError where a template declines it."""
-        conversation = Conversation(name="chat", messages=tuple(messages), prompt=True)
-        return encode_marked(self.judge, self.render(conversation))
+        """The ids of a conversation that waits for an answer. UsageError where a template declines it.
+
+        Names of special tokens in what is said are text: nobody ends his turn, or takes a role, by typing them.
+        """
+        text = self._text(messages)
+        breaker = _unused("".join([text, *(message["content"] for message in messages)]))
+        plain = [{**one, "content": broken(self.judge, one["content"], breaker)} for one in messages]
+        if plain == [*messages]:
+            return encode_marked(self.judge, text)
+        return encode_marked(self.judge, self._text(plain), breaker)
+
+    def _text(self, messages: Sequence[Message]) -> str:
+        return self.render(Conversation(name="chat", messages=tuple(messages), prompt=True))
+
+
+def _unused(text: str) -> str:
+    """A character for private use that is not in the text."""
+    return next(character for character in map(chr, _PRIVATE) if character not in text)
 
 
 def find_dialect(opened: Opened, template: str | None = None) -> Dialect:

@@ -9,8 +9,9 @@ Shapes: B sequences, T new tokens of each, S positions so far; heads are (B, hea
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -18,6 +19,9 @@ from torch import Tensor
 from llama_convert.convert.architecture import LlamaConfig, Rotary
 from llama_convert.verify.forward import frequencies
 from llama_convert.verify.model import Layer, Model, tensors
+
+# Sizes of caches for which torch may make programs; left to itself it gives up at the ninth.
+_SIZES = 128
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,48 +38,77 @@ class Cache:
     sines: Tensor
 
     @property
+    def capacity(self) -> int:
+        """Places of each sequence."""
+        return self.keys[0].shape[2]
+
+    @property
     def nbytes(self) -> int:
         """Memory it takes."""
         return sum(tensor.nbytes for tensor in (*self.keys, *self.values))
 
 
-def new_cache(model: Model, lengths: Sequence[int], capacity: int) -> Cache:
-    """An empty one for prompts of these lengths; the shorter ones stand at the right."""
+def new_cache(model: Model, lengths: Sequence[int], capacity: int, old: Iterable[Tensor] = (), kept: int = 0) -> Cache:
+    """One for prompts of these lengths; the shorter ones stand at the right.
+
+    old: keys of all layers, then values, from which the first places are kept; none for an empty cache. Each is let go
+    of when the next is asked for.
+    """
     config = model.config
     shape = (len(lengths), model.kv_heads, capacity, config.head_dim)
-    make = torch.zeros if model.device == "cpu" else torch.empty
-    layers = range(config.layers)
+    before = iter(old)
     angles = torch.outer(torch.arange(capacity, dtype=torch.float64), frequencies(config))
+
+    def make() -> Tensor:
+        # Zeros: what is not looked at has no weight, but NaN without weight is still NaN.
+        found = torch.zeros(shape, dtype=model.dtype, device=model.device)
+        for tensor in islice(before, 1):
+            found[: len(tensor), :, :kept] = tensor[:, :, :kept]
+        return found
+
     return Cache(
-        keys=tuple(make(shape, dtype=model.dtype, device=model.device) for _ in layers),
-        values=tuple(make(shape, dtype=model.dtype, device=model.device) for _ in layers),
+        keys=tuple(make() for _ in range(config.layers)),
+        values=tuple(make() for _ in range(config.layers)),
         pads=torch.tensor([max(lengths) - length for length in lengths], device=model.device),
         cosines=angles.cos().float().to(model.device),
         sines=angles.sin().float().to(model.device),
     )
 
 
-def stepper(model: Model, cache: Cache, *, compiled: bool = False) -> Callable[[Tensor], Tensor]:
-    """What takes the next tokens of every sequence, (B, T), and gives the logits after the last, (B, vocab), float32.
+def leading(cache: Cache, sequences: int) -> Cache:
+    """The part of it that is of the first sequences: what is written there is written in the whole."""
+    return replace(
+        cache,
+        keys=tuple(keys[:sequences] for keys in cache.keys),
+        values=tuple(values[:sequences] for values in cache.values),
+        pads=cache.pads[:sequences],
+    )
 
-    Each call goes on where the one before it ended. compiled: single tokens go through a program that torch makes of
-    the model once: it looks at all of the cache, so that nothing about it changes from one token to the next.
+
+def spread(cache: Cache, owners: Sequence[int], span: int) -> None:
+    """Give every sequence the keys, values and pads of its owner, up to a place.
+
+    owners: the number of one of the leading sequences for each.
     """
-    capacity = cache.keys[0].shape[2]
-    start = 0
-    if compiled:
-        _hold_still(model, cache)
+    for tensor in (*cache.keys, *cache.values):
+        tensor[:, :, :span] = tensor[list(owners), :, :span]
+    cache.pads.copy_(cache.pads[list(owners)])
 
-    def step(tokens: Tensor) -> Tensor:
-        nonlocal start
-        places = torch.arange(start, start + tokens.shape[1], device=model.device)
-        start += tokens.shape[1]
-        state = model.tokens.rows(tokens)
-        if compiled and tokens.shape[1] == 1:
-            return _program(model.device)(model, state, cache, places, capacity).clone()
-        return _last_logits(model, state, cache, places, start)
 
-    return step
+def next_logits(model: Model, cache: Cache, tokens: Tensor, start: int, *, compiled: bool = False) -> Tensor:
+    """The logits after the last of these tokens of every sequence, (B, T) to (B, vocab), float32.
+
+    start: their place in the cache, which has the keys and values of all before it; what is behind is not looked at.
+    compiled: for a single token of each: it goes through a program that torch makes of the model for each size of a
+    cache, and that looks at all of it, so that nothing about it changes from one token to the next; `hold_still` first.
+    """
+    end = start + tokens.shape[1]
+    places = torch.arange(start, end, device=model.device)
+    state = model.tokens.rows(tokens)
+    if not compiled:
+        return _last_logits(model, state, cache, places, end)
+    with torch._dynamo.config.patch(cache_size_limit=_SIZES):
+        return _program(model.device)(model, state, cache, places, cache.capacity).clone()
 
 
 def _last_logits(model: Model, state: Tensor, cache: Cache, places: Tensor, span: int) -> Tensor:
@@ -90,7 +123,7 @@ def _program(device: str) -> Callable[[Model, Tensor, Cache, Tensor, int], Tenso
     return torch.compile(_last_logits, mode=mode, fullgraph=True, dynamic=False)
 
 
-def _hold_still(model: Model, cache: Cache) -> None:
+def hold_still(model: Model, cache: Cache) -> None:
     """What is recorded on a GPU reads weights where they are; without this it would copy all of them each time."""
     for tensor in (*tensors(model), *cache.keys, *cache.values, cache.cosines, cache.sines, cache.pads):
         torch._dynamo.mark_static_address(tensor)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
+from torch import Tensor
 
 from llama_convert.convert.architecture import LlamaConfig
 from llama_convert.convert.errors import UsageError, counted
-from llama_convert.verify.decoding import new_cache, stepper
 from llama_convert.verify.model import Model
+from llama_convert.verify.past import Past
 from llama_convert.verify.sampling import Sampling, draw, generators
 
 # Whether a sequence is over with its newest token: its number among the prompts, its new tokens.
@@ -25,19 +26,20 @@ def write(
     *,
     first: int = 0,
     compiled: bool = False,
+    past: Past | None = None,
 ) -> Iterator[tuple[int | None, ...]]:
     """The next token of every prompt, again and again; None for those that are over.
 
     Ends when all are over, after max_new_tokens, or where the model's context is full. A token on which a sequence
     ends is given too. first: the number of the first prompt among those drawn with the same seed. compiled: as
-    `stepper` has it.
+    `next_logits` has it. past: what was read before, and takes in what is read and written here.
     Raises UsageError: prompts that are empty, longer than the context, or with ids that are no tokens.
     """
     check_prompts(model.config, prompts)
     capacity = min(max(map(len, prompts)) + max_new_tokens, model.config.context)
     written: list[list[int]] = [[] for _ in prompts]
     running = [True] * len(prompts)
-    for found in _drawn(model, prompts, sampling, capacity, first, compiled=compiled):
+    for found in _drawn(model, prompts, sampling, capacity, first, past or Past(), compiled=compiled):
         yield tuple(token if alive else None for token, alive in zip(found, running, strict=True))
         for number, token in enumerate(found):
             if running[number]:
@@ -53,22 +55,21 @@ def _drawn(
     sampling: Sampling,
     capacity: int,
     first: int,
+    past: Past,
     *,
     compiled: bool,
 ) -> Iterator[list[int]]:
-    """One token for every prompt after the other, until the cache is full."""
-    longest = max(map(len, prompts))
-    padded = [[0] * (longest - len(prompt)) + list(prompt) for prompt in prompts]
+    """One token for every prompt after the other, until there are as many as the capacity."""
     sources = generators(sampling, first, len(prompts))
-    with torch.inference_mode():
-        cache = new_cache(model, [len(prompt) for prompt in prompts], capacity)
-        step = stepper(model, cache, compiled=compiled)
-        tokens = torch.tensor(padded, device=model.device)
-    for _ in range(capacity - longest):
+    drawn: Tensor | None = None
+    for _ in range(capacity - max(map(len, prompts))):
         # Not around the yield: whoever is given the token would compute in this mode too.
         with torch.inference_mode():
-            drawn = draw(step(tokens), sampling, sources)
-            tokens = drawn[:, None]
+            if drawn is None:
+                logits = past.read(model, prompts, capacity, compiled=compiled)
+            else:
+                logits = past.go_on(drawn, compiled=compiled)
+            drawn = draw(logits, sampling, sources)
         yield drawn.tolist()
 
 

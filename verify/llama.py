@@ -18,6 +18,7 @@ from llama_convert.verify.generate import check_prompts
 from llama_convert.verify.memory import check_memory, told
 from llama_convert.verify.model import Model, load_model
 from llama_convert.verify.opened import Opened, open_source
+from llama_convert.verify.past import Past
 from llama_convert.verify.sampling import GREEDY, Sampling, check_sampling
 from llama_convert.verify.tokenizer_judges import Judge
 
@@ -27,7 +28,7 @@ Hear = Callable[[int, str], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Llama:
-    """A model and its tokenizer. ends: the ids at which it has no more to say. compiled: as `stepper` has it."""
+    """A model and its tokenizer. ends: the ids at which it has no more to say. compiled: as `next_logits` has it."""
 
     checkpoint: Checkpoint
     model: Model
@@ -45,11 +46,13 @@ class Llama:
         num_return_sequences: int = 1,
         batch_size: int = 8,
         hear: Hear = lambda number, text: None,
+        past: Past | None = None,
     ) -> list[Answer]:
         """What the model writes behind each prompt, texts or ids.
 
         num_return_sequences: answers to each prompt; they stand together. batch_size: answers written at a time;
-        what a seed draws does not depend on it. hear: told of every piece of text.
+        what a seed draws does not depend on it. hear: told of every piece of text. past: given again with
+        the next turn of a conversation, only what is new goes through the model.
         Raises UsageError for what is wrong with the prompts, all of them, before anything is computed.
         """
         check_request(sampling, stops, max_new_tokens, num_return_sequences, batch_size)
@@ -57,7 +60,8 @@ class Llama:
         check_prompts(self.model.config, encoded)
         answers: list[Answer] = []
         for start in range(0, len(encoded), batch_size):
-            batch = self._answering(encoded[start : start + batch_size], start, max_new_tokens, sampling, stops)
+            some = encoded[start : start + batch_size]
+            batch = self._answering(some, start, max_new_tokens, sampling, stops, past)
             with told():
                 for number, piece in batch.pieces():
                     hear(start + number, piece)
@@ -71,10 +75,11 @@ class Llama:
         max_new_tokens: int = 256,
         sampling: Sampling = GREEDY,
         stops: Sequence[str] = (),
+        past: Past | None = None,
     ) -> Iterator[str]:
-        """The text behind one prompt, piece by piece as it becomes certain."""
+        """The text behind one prompt, piece by piece as it becomes certain. The options are those of `generate`."""
         check_request(sampling, stops, max_new_tokens)
-        for _, piece in self._answering([self._ids(prompt)], 0, max_new_tokens, sampling, stops).pieces():
+        for _, piece in self._answering([self._ids(prompt)], 0, max_new_tokens, sampling, stops, past).pieces():
             yield piece
 
     def logits(self, ids: Sequence[int]) -> Tensor:
@@ -91,7 +96,13 @@ class Llama:
         return self.encode(prompt) if isinstance(prompt, str) else list(prompt)
 
     def _answering(
-        self, prompts: list[list[int]], first: int, length: int, sampling: Sampling, stops: Sequence[str]
+        self,
+        prompts: list[list[int]],
+        first: int,
+        length: int,
+        sampling: Sampling,
+        stops: Sequence[str],
+        past: Past | None,
     ) -> Answering:
         return Answering(
             model=self.model,
@@ -103,6 +114,7 @@ class Llama:
             length=length,
             sampling=sampling,
             stops=stops,
+            past=past,
         )
 
 

@@ -8,14 +8,14 @@ from math import prod
 
 import torch
 
-from llama_convert.convert.architecture import Role, Weight
+from llama_convert.convert.architecture import LlamaConfig, Role, Weight
 from llama_convert.convert.checkpoint import Checkpoint
 from llama_convert.convert.containers.slices import DType
-from llama_convert.convert.errors import SpaceError
+from llama_convert.convert.errors import SpaceError, counted
 from llama_convert.convert.memory import memory_bytes
 from llama_convert.verify.forward import stored_head
 from llama_convert.verify.matrices import GROUP
-from llama_convert.verify.model import Holding, held_in, is_view
+from llama_convert.verify.model import Holding, Model, held_in, is_view
 from llama_convert.verify.reading import Piece
 
 _ADVICE = (
@@ -50,9 +50,12 @@ def _piece_bytes(piece: Piece, holding: Holding) -> float:
 
 def cache_bytes(checkpoint: Checkpoint, holding: Holding, sequences: int, positions: int) -> int:
     """Memory of keys and values of so many sequences, each with room for so many tokens."""
-    config = checkpoint.config
-    heads = config.kv_heads * checkpoint.kv_copies
-    return 2 * config.layers * sequences * positions * heads * config.head_dim * holding.dtype.itemsize
+    heads = checkpoint.config.kv_heads * checkpoint.kv_copies
+    return _kept_bytes(checkpoint.config, heads, holding.dtype, sequences, positions)
+
+
+def _kept_bytes(config: LlamaConfig, kv_heads: int, dtype: torch.dtype, sequences: int, positions: int) -> int:
+    return 2 * config.layers * sequences * positions * kv_heads * config.head_dim * dtype.itemsize
 
 
 def check_memory(checkpoint: Checkpoint, holding: Holding, sequences: int = 1, positions: int = 0) -> None:
@@ -67,6 +70,23 @@ def check_memory(checkpoint: Checkpoint, holding: Holding, sequences: int = 1, p
         )
 
 
+def places_for(model: Model, sequences: int, least: int, wanted: int, freed: int) -> int:
+    """How many tokens of each sequence to make room for: as many as are wanted, if there is memory, or the least.
+
+    freed: bytes that are given back for it. Raises SpaceError where not even the least have room.
+    """
+    free = available(model.device) + freed
+    for places in (max(least, wanted), least):
+        needed = _kept_bytes(model.config, model.kv_heads, model.dtype, sequences, places)
+        if needed <= free:
+            return places
+    raise SpaceError(
+        f"Keys and values of {least:,} tokens, {counted(sequences, 'sequence')}, take {_gigabytes(needed)} on "
+        f"{model.device}, {_gigabytes(free)} are free",
+        advice="Take shorter prompts, fewer new tokens or sequences at a time, or a machine with more memory.",
+    )
+
+
 @contextmanager
 def told() -> Iterator[None]:
     """Within, a GPU whose memory does not suffice after all raises SpaceError."""
@@ -79,7 +99,8 @@ def told() -> Iterator[None]:
 def available(device: str) -> int:
     """Bytes that can be had on the device; all there are where the system does not tell."""
     if device == "cuda":
-        return int(torch.cuda.mem_get_info()[0])
+        unused = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()  # held by torch for its next tensors
+        return int(torch.cuda.mem_get_info()[0]) + unused
     total, free = memory_bytes()
     return total if free is None else free
 

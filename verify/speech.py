@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from llama_convert.convert.checkpoint import Checkpoint
@@ -58,24 +58,39 @@ def parse_ends(names: Sequence[str], judge: Judge, rows: int) -> frozenset[int]:
     return numbers
 
 
-def encode_marked(judge: Judge, text: str) -> list[int]:
+def encode_marked(judge: Judge, text: str, breaker: str = "") -> list[int]:
     """The ids of a text in which names of special tokens stand for the tokens, as in a rendered conversation.
 
     No begin token is put in front. A tokenizer that reads the names itself is given all of the text, as
     transformers does; for another, what is between two names is encoded by itself, as Meta's own code does.
+    breaker: a character by which names are broken that are mere text; it is not part of the text.
     """
     opening = len(judge.encode([""])[0])
-    if judge.reads_names:
+    if judge.reads_names and not breaker:
         return judge.encode([text])[0][opening:]
-    marks = marking(judge)
-    names = sorted(marks, key=len, reverse=True)
+    marks = judge.special if judge.reads_names else marking(judge)
+    parts = re.split(f"({_any_of(marks)})", text) if marks else [text]
+    if judge.encode_marked is not None:
+        marked = (f"{breaker}{part}{breaker}" if part in marks else part.replace(breaker, "") for part in parts)
+        return judge.encode_marked("".join(marked), breaker)
     ids: list[int] = []
-    for part in re.split("(" + "|".join(map(re.escape, names)) + ")", text) if names else [text]:
+    for part in parts:
         if part in marks:
             ids.append(marks[part])
         elif part:
-            ids += judge.encode([part])[0][opening:]
+            ids += judge.encode([part.replace(breaker, "")])[0][opening:]
     return ids
+
+
+def broken(judge: Judge, text: str, breaker: str) -> str:
+    """The text with this character inside whatever is the name of a token there: see `encode_marked`."""
+    marks = [name for name in marking(judge) if len(name) > 1]
+    return re.sub(f"(?={_any_of(marks)})(.)", rf"\g<1>{breaker}", text, flags=re.DOTALL) if marks else text
+
+
+def _any_of(names: Iterable[str]) -> str:
+    """A pattern for the names, the longest first."""
+    return "|".join(re.escape(name) for name in sorted(names, key=len, reverse=True))
 
 
 @dataclass(slots=True)

@@ -17,7 +17,7 @@ from typing import Any
 from llama_convert.convert.containers.gguf import read_gguf
 from llama_convert.convert.containers.sources import byte_source
 from llama_convert.convert.errors import CheckpointError
-from llama_convert.verify.tokenizer_judges import PATTERN, Judge, text_bytes, unreadable
+from llama_convert.verify.tokenizer_judges import PATTERN, Judge, marked_encoder, text_bytes, unreadable
 
 _KEY = "tokenizer.ggml."
 _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = range(1, 7)
@@ -84,6 +84,7 @@ def _by_merges(path: Path, values: Mapping[str, Any]) -> Judge:
         encode=lambda texts: [begin + found.ids for found in tokenizer.encode_batch(list(texts))],
         decode=lambda ids: str(tokenizer.decode(list(ids), skip_special_tokens=True)),
         reads_names=True,
+        encode_marked=marked_encoder(tokenizer),
     )
 
 

@@ -5,6 +5,7 @@ tiktoken for Llama 3's ranks, sentencepiece for Llama 1 and 2, tokenizers for to
 
 from __future__ import annotations
 
+import functools
 import re
 from base64 import b64decode
 from collections.abc import Callable, Mapping, Sequence
@@ -37,6 +38,8 @@ class Judge:
     library: that runs it. tokens: what each id stands for: raw bytes where the tokenizer works on bytes,
     else its text in UTF-8. special: names and ids. encode: ids of each text, with the begin token in front.
     reads_names: whether encode takes a special token's name in a text for the token; the others take it for text.
+    encode_marked: for a tokenizer that does: ids of a text in which a name is the token only between two marks, given
+    the mark, a character that is nowhere else in the text; no begin token in front.
     pieces: whether tokens are SentencePiece's texts, with \u2581 for a space and <0x0A> for a byte.
     """
 
@@ -47,6 +50,7 @@ class Judge:
     encode: Callable[[Sequence[str]], list[list[int]]]
     decode: Callable[[Sequence[int]], str]
     reads_names: bool = False
+    encode_marked: Callable[[str, str], list[int]] | None = None
     pieces: bool = False
 
     def bytes_of(self, number: int) -> bytes:
@@ -159,8 +163,32 @@ def tokenizers_judge(path: Path) -> Judge:
         encode=lambda texts: [found.ids for found in _encoded(tokenizer, texts)],
         decode=lambda ids: tokenizer.decode(list(ids), skip_special_tokens=True),
         reads_names=True,
+        encode_marked=marked_encoder(tokenizer),
         pieces=not byte_level,
     )
+
+
+def marked_encoder(tokenizer: Any) -> Callable[[str, str], list[int]]:
+    """A Judge's `encode_marked`: by a copy of the tokenizer that takes names for text, but those between marks."""
+    from tokenizers import AddedToken, Tokenizer
+
+    special = {number: token for number, token in tokenizer.get_added_tokens_decoder().items() if token.special}
+
+    @functools.cache
+    def copied(mark: str) -> tuple[Any, dict[int | None, int]]:
+        copy = Tokenizer.from_str(tokenizer.to_str())
+        copy.encode_special_tokens = True
+        marked = {number: f"{mark}{token.content}{mark}" for number, token in special.items()}
+        for number, one in special.items():
+            ways = {"lstrip": one.lstrip, "rstrip": one.rstrip, "single_word": one.single_word}
+            copy.add_tokens([AddedToken(marked[number], **ways, normalized=one.normalized)])
+        return copy, {copy.token_to_id(name): number for number, name in marked.items()}
+
+    def encode(text: str, mark: str) -> list[int]:
+        copy, numbers = copied(mark)
+        return [numbers.get(number, number) for number in copy.encode(text, add_special_tokens=False).ids]
+
+    return encode
 
 
 def _encoded(tokenizer: Any, texts: Sequence[str]) -> list[Any]:

@@ -68,7 +68,7 @@ def in_transformers(folder, messages):
     return opened(folder).apply_chat_template(messages, tokenize=True, return_dict=False, add_generation_prompt=True)
 
 
-@pytest.mark.parametrize("messages", [*DIALOGUES[:3], [{"role": "user", "content": "<|eot_id|> names <s> </s>"}]])
+@pytest.mark.parametrize("messages", DIALOGUES[:3])
 def test_a_folder_of_llama_3_is_as_in_transformers(llama_3_folder, messages):
     judge = tokenizers_judge(llama_3_folder / "tokenizer.json")
     render = renderer(chat_template("3.1"), "<|begin_of_text|>", "<|eot_id|>")
