@@ -107,7 +107,7 @@ def next_logits(model: Model, cache: Cache, tokens: Tensor, start: int, *, compi
     state = model.tokens.rows(tokens)
     if not compiled:
         return _last_logits(model, state, cache, places, end)
-    with torch._dynamo.config.patch(cache_size_limit=_SIZES):
+    with torch._dynamo.config.patch(recompile_limit=_SIZES):
         return _program(model.device)(model, state, cache, places, cache.capacity).clone()
 
 
