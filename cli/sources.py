@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llama_convert.cli.output import Output
+from llama_convert.convert.errors import UsageError
 
 if TYPE_CHECKING:
+    from llama_convert.hub import Found
     from llama_convert.hub.download import DownloadPlan
     from llama_convert.hub.layouts import Choice
     from llama_convert.hub.repository import RepositoryName
@@ -58,11 +60,25 @@ def remote(
         return plan_download(name, likeliest=likeliest or LIKELIEST, needs=needs, progress=output.progress)
 
 
-def repository_meant(source: Path) -> RepositoryName | None:
-    """The repository that a user means by this; None where it is a path, for what is here comes first."""
+def repository_meant(source: Path, what: str | None = None) -> RepositoryName | None:
+    """The repository that a user means by this; None where it is a path, for what is here comes first.
+
+    what: as in `choose`. Raises UsageError where it is given of what is no repository.
+    """
     from llama_convert.hub import parse_name
 
-    return None if source.exists() else parse_name(str(source))
+    name = None if source.exists() else parse_name(str(source))
+    if what is not None and name is None:
+        raise UsageError(f"--what {what}: {source} is no repository", advice="Give the folder or file that is meant.")
+    return name
+
+
+def found_on_hub(name: RepositoryName, what: str | None, *, stored_first: bool = False) -> Found:
+    """The checkpoint of a repository that is to be read without downloading it; as in `find_checkpoint`."""
+    from llama_convert.hub import find_checkpoint
+
+    with no_path_either():
+        return find_checkpoint(name, what, stored_first=stored_first)
 
 
 @contextmanager

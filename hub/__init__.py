@@ -5,6 +5,7 @@ from __future__ import annotations
 from llama_convert.hub.card import licence_of, model_card
 from llama_convert.hub.download import Downloaded, DownloadPlan, download, plan_download
 from llama_convert.hub.errors import HubError
+from llama_convert.hub.finding import Found, find_checkpoint
 from llama_convert.hub.layouts import Choice, choices, choose
 from llama_convert.hub.mounting import Mount, laid_out
 from llama_convert.hub.remote import RemoteFile
@@ -16,6 +17,7 @@ __all__ = [
     "Choice",
     "DownloadPlan",
     "Downloaded",
+    "Found",
     "HubError",
     "Mount",
     "Owner",
@@ -28,6 +30,7 @@ __all__ = [
     "choices",
     "choose",
     "download",
+    "find_checkpoint",
     "laid_out",
     "licence_of",
     "look_up",

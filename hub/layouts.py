@@ -61,7 +61,7 @@ _KINDS = (
         name=ORIGINAL,
         weights=((r"consolidated\.\d\d\.pth|fp8_scales_\d+\.pt", ""),),
         needs="params.json",
-        beside=r"params\.json|tokenizer\.model|checklist\.chk|tokenizer_checklist\.chk|conversion\.json",
+        beside=r"params\.json|tokenizer\.model|special_tokens\.json|(tokenizer_)?checklist\.chk|conversion\.json",
         above="tokenizer.model",
     ),
     _Kind(name=GGUF, weights=((r"(?!mmproj|imatrix).+(?<!imatrix)\.gguf", ""),), apart=True),

@@ -1,7 +1,7 @@
 """A checkpoint on the Hub as a folder that can be opened: small files fetched, weights read by ranges as asked for.
 
 Weight files and vocabularies lie there as empty files with their bytes mounted. Opening reads their tables of
-contents; nobody can take the empty files for weights.
+contents; nobody can take the empty files for weights. What the client's cache holds is linked instead.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from llama_convert.convert.containers import WEIGHTS
 from llama_convert.convert.containers.slices import ByteSource
 from llama_convert.convert.containers.sources import FarError, mounted
 from llama_convert.convert.errors import ConvertError
+from llama_convert.hub.client_cache import held
 from llama_convert.hub.errors import HubError
 from llama_convert.hub.layouts import Choice
 from llama_convert.hub.pages import PAGE, Pages
@@ -40,8 +41,8 @@ class Mount:
     base: Path
 
     def known_as(self, path: Path) -> Path:
-        """What a user knows the path by: `organisation/name@commit/...`."""
-        return path.relative_to(self.base)
+        """What a user knows the path by: `organisation/name@commit/...`; of a path elsewhere itself."""
+        return path.relative_to(self.base) if path.is_relative_to(self.base) else path
 
 
 @contextmanager
@@ -50,15 +51,14 @@ def laid_out(snapshot: Snapshot, choice: Choice) -> Iterator[Mount]:
 
     Raises HubError: no access, no network. Cost: two requests for each file but the large ones that nobody reads,
     three for a `.pth`, eight files at a time; of each weight file its first page, and of a `.pth` its last 64 kB.
+    None for a file that the cache holds.
     """
     base = Path(tempfile.mkdtemp(prefix="llama-convert-")).resolve()
     try:
         root = base / f"{snapshot.repository}@{snapshot.commit[:12]}"
         paths = {_inside(root, entry): entry for entry in choice.entries}
-        for path in paths:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.touch()
-        sources = {path: Pages(RemoteFile(snapshot, entry), path) for path, entry in paths.items()}
+        missing = {path: entry for path, entry in paths.items() if not _lay(path, held(snapshot.repository, entry))}
+        sources = {path: Pages(RemoteFile(snapshot, entry), path) for path, entry in missing.items()}
         _prepare(sources)
         far = {path: source for path, source in sources.items() if not _is_fetched(path, source)}
         with mounted(far):
@@ -68,6 +68,16 @@ def laid_out(snapshot: Snapshot, choice: Choice) -> Iterator[Mount]:
         raise _renamed(error, f"{base}/", fetch) from error
     finally:
         shutil.rmtree(base, ignore_errors=True)
+
+
+def _lay(path: Path, here: Path | None) -> bool:
+    """Give the path its file: a link to what is here, or an empty one; whether it is the former."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if here is None:
+        path.touch()
+    else:
+        path.symlink_to(here)
+    return here is not None
 
 
 def _renamed(error: ConvertError, base: str, advice: str) -> ConvertError:
