@@ -15,6 +15,7 @@ from llama_convert.cli.sources import local
 from llama_convert.convert.errors import UsageError, counted
 
 if TYPE_CHECKING:
+    from llama_convert.convert.containers.slices import DType
     from llama_convert.verify import Answer, Llama, Sampling
     from llama_convert.verify.opened import Opened
 
@@ -36,9 +37,24 @@ class Speaker:
     llama_version: str | None
 
     def open(self, output: Output) -> Opened:
-        """All but the weights; a repository is fetched first. Raises UsageError where types contradict each other."""
+        """All but the weights; a repository is fetched, once the options are seen to be right. Raises UsageError."""
+        from llama_convert.verify.opened import check_options, open_source
+
+        dtype, quantise = self._types()
+        check_options(device=self.device, dtype=dtype, quantise=quantise, tokenizer=self.tokenizer)
+        return open_source(
+            local(self.source, output).path,
+            device=self.device,
+            dtype=dtype,
+            quantise=quantise,
+            tokenizer=self.tokenizer,
+            ends=self.ends,
+            llama_version=self.llama_version,
+        )
+
+    def _types(self) -> tuple[str | None, DType | None]:
+        """What to compute in, and what to hold matrices in; UsageError where the options contradict each other."""
         from llama_convert.convert.containers.slices import DType
-        from llama_convert.verify.opened import open_source
 
         quantised = {dtype.label: dtype for dtype in (DType.Q4_0, DType.Q8_0)}
         plain = {dtype.label: dtype.label for dtype in (DType.BFLOAT16, DType.FLOAT32)}
@@ -53,15 +69,7 @@ class Speaker:
                 f"--quantization-encoding {encoding} and --dtype {self.dtype}: which one?",
                 advice="Leave one of them out.",
             )
-        return open_source(
-            local(self.source, output).path,
-            device=self.device,
-            dtype=self.dtype or plain.get(encoding or ""),
-            quantise=quantised.get(encoding or ""),
-            tokenizer=self.tokenizer,
-            ends=self.ends,
-            llama_version=self.llama_version,
-        )
+        return self.dtype or plain.get(encoding or ""), quantised.get(encoding or "")
 
     def load(self, opened: Opened, output: Output) -> Llama:
         """The weights as well, with a progress bar."""
