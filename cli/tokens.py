@@ -23,7 +23,7 @@ Row = tuple[str, ...]
 def vocab(
     source: options.UnfetchedSource,
     other: Annotated[
-        Path | None, Argument(metavar="[OTHER]", help="A second checkpoint, shown beside it.", show_default=False)
+        Path | None, Argument(metavar="OTHER", help="A second checkpoint, shown beside it.", show_default=False)
     ] = None,
     sample: Annotated[
         int | None,

@@ -31,7 +31,7 @@ def verify(
         Argument(metavar="A", help="Folder or file with a checkpoint, or org/name on the Hub.", show_default=False),
     ],
     b: Annotated[
-        Path | None, Argument(metavar="[B]", help="What should hold the same model.", show_default=False)
+        Path | None, Argument(metavar="B", help="What should hold the same model.", show_default=False)
     ] = None,
     level: Annotated[
         str | None,
