@@ -76,13 +76,19 @@ def carry_out(plan: DownloadPlan, output: Output, *, xet: bool = True) -> Downlo
     """Tell the plan, then carry it out with a progress bar."""
     from llama_convert.hub import download as fetch
 
-    output.say(plan_text(plan) if any(file.held != file.target for file in plan.files) else _headline(plan, "all here"))
+    output.say(brief_text(plan))
     try:
         with output.progress(plan.to_fetch, plan.snapshot.repository) as update:
             return fetch(plan, on_bytes=update, on_note=lambda text: output.say(f"note: {text}"), xet=xet)
     except KeyboardInterrupt:
         output.say("What was fetched is kept: the same command goes on from there.")
         raise
+
+
+def brief_text(plan: DownloadPlan) -> str:
+    """The plan as a person reads it; one line where all is in its place."""
+    placed = all(file.held == file.target for file in plan.files)
+    return _headline(plan, "all here") if placed else plan_text(plan)
 
 
 def plan_text(plan: DownloadPlan) -> str:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Option
 
 from llama_convert.cli import options
-from llama_convert.cli.converting import carry_out, conversion_json, parse_request, plan_json, plan_text
+from llama_convert.cli.converting import carry_out, conversion_json, parse_request
 from llama_convert.cli.output import Output
+from llama_convert.cli.plans import plan_json, plan_text
 
 if TYPE_CHECKING:
     from llama_convert.convert import Plan

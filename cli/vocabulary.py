@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Option
 
 from llama_convert.cli import options
-from llama_convert.cli.converting import carry_out, conversion_json, finish, parse_request, tell_plan, watched
+from llama_convert.cli.converting import carry_out, conversion_json, finish, parse_request, watched
 from llama_convert.cli.output import Output, gigabytes
-from llama_convert.cli.sources import local
+from llama_convert.cli.plans import tell_far_plan, tell_plan
+from llama_convert.cli.sources import local, remote
 from llama_convert.convert.errors import UsageError, counted
 from llama_convert.convert.vocabulary import Change, Init
 
@@ -87,7 +88,10 @@ def pad(
         dry_run=dry_run,
         verify=verify,
     )
-    wish = _here(wish, output)
+    _check_place(wish)
+    if _told_far(wish, change, output):
+        return
+    wish = replace(wish, source=local(wish.source, output).path)
     plan = _plan(wish, change)
     if in_place and not _changes(plan):
         assert plan.source.change is not None  # it has been planned
@@ -162,8 +166,10 @@ def resize(
         verify=verify,
     )
     output = Output(json=json, quiet=quiet)
-    wish = _here(wish, output)
-    _carry_out(wish, _plan(wish, change), output)
+    _check_place(wish)
+    if not _told_far(wish, change, output):
+        wish = replace(wish, source=local(wish.source, output).path)
+        _carry_out(wish, _plan(wish, change), output)
 
 
 def parse_init(text: str) -> tuple[Init, str | None]:
@@ -205,10 +211,13 @@ def _request(dtype: str | None, quantize: str | None, shards: int | None, shard_
     return replace(request, shards=shards, quantize=parse_quantised(quantize, "--quantize"))
 
 
-def _here(wish: _Wish, output: Output) -> _Wish:
-    """The same with a source on this machine; what cannot be done is refused before anything is fetched."""
-    _check_place(wish)
-    return replace(wish, source=local(wish.source, output).path)
+def _told_far(wish: _Wish, change: Callable[[Checkpoint, Tokens], Change], output: Output) -> bool:
+    """Whether this was a dry run of a repository, and is done."""
+    found = remote(wish.source, output) if wish.dry_run else None
+    if found is None:
+        return False
+    tell_far_plan(found, lambda place: _plan(replace(wish, source=place), change), output)
+    return True
 
 
 def _plan(wish: _Wish, change: Callable[[Checkpoint, Tokens], Change]) -> Plan:

@@ -15,8 +15,11 @@ from llama_convert.cli import main
 from tests.checkpoints import CASES, Case
 from tests.cli.commands import Result, leftovers
 from tests.cli.hub_commands import User
+from tests.hub.conftest import no_user  # noqa: F401
+from tests.hub.downloads import NAME, point_at
 from tests.hub.fake_hub import FakeHub
 
+OTHER = "herd/alpaca"
 BY_NAME = {case.name: case for case in CASES}
 
 
@@ -102,6 +105,29 @@ def user(tmp_path: Path) -> Iterator[User]:
     home.mkdir()
     with FakeHub() as hub:
         yield User(hub, home)
+
+
+def as_files(folder: Path, below: str = "") -> dict[str, bytes | Path | None]:
+    return {f"{below}{path.relative_to(folder)}": path for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def herd(
+    user: User,
+    meta_checkpoint: Callable[[Case], Path],
+    converted: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
+) -> FakeHub:
+    """One model in Meta's format and in Hugging Face's, known to this process, too."""
+    request.getfixturevalue("no_user")
+    monkeypatch.setenv("HOME", str(user.home))
+    monkeypatch.chdir(user.home)
+    point_at(user.hub, monkeypatch, user.home / ".cache")
+    original = as_files(meta_checkpoint(BY_NAME["3-2shards"]), "original/")
+    user.hub.add(NAME, {**original, **as_files(converted), "README.md": b"A model."})
+    user.hub.add(OTHER, original)
+    return user.hub
 
 
 def check_refusal(result: Result, status: int) -> None:
