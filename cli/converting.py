@@ -34,6 +34,7 @@ def convert(
     to: Annotated[
         str, Option("--to", help="Format to write: hf, meta, scratch, gguf, mlx, litgpt, torchtune, llama2c.")
     ] = "hf",
+    what: options.What = None,
     llama_version: options.LlamaVersion = None,
     instruct: options.Instruct = False,
     dtype: options.DTypeName = None,
@@ -73,7 +74,7 @@ def convert(
         plan_conversion, to=to, request=request, llama_version=llama_version, assume=assumed, change=change
     )
     find_format(to)
-    found = remote(source, output, likeliest=_SUITING.get(to), needs=partial(_output_bytes, target, request))
+    found = remote(source, output, what=what, likeliest=_SUITING.get(to), needs=partial(_output_bytes, target, request))
     if dry_run:
         tell_far_plan(found, planned, output) if found else tell_plan(planned(source), output)
         return

@@ -25,15 +25,7 @@ def download(
         str,
         Argument(metavar="REPO", help="A repository on the Hub: org/name or org/name@revision.", show_default=False),
     ],
-    what: Annotated[
-        str | None,
-        Option(
-            "--what",
-            help="original, hf, gguf, tokenizer or config; where there are several, such as gguf:Q4_0 or original:mp8. "
-            "Left out: hf where it is there, else original, else gguf.",
-            show_default=False,
-        ),
-    ] = None,
+    what: options.What = None,
     to: Annotated[
         Path | None,
         Option("--to", metavar="DIR", help="A folder for plain files (default: the Hub's cache).", show_default=False),

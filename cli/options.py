@@ -13,6 +13,15 @@ Source = Annotated[
         metavar="SRC", help="Folder or file with the checkpoint, or org/name[@revision] on the Hub.", show_default=False
     ),
 ]
+What = Annotated[
+    str | None,
+    Option(
+        "--what",
+        help="Which checkpoint of a repository: hf, original or gguf; where there are several, such as gguf:Q4_0 or "
+        "original:mp8; to download also tokenizer, config. Left out: the one that suits best.",
+        show_default=False,
+    ),
+]
 Target = Annotated[Path, Argument(metavar="DST", help="Folder to write; must not exist yet.", show_default=False)]
 LlamaVersion = Annotated[
     str | None,

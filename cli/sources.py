@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llama_convert.cli.output import Output
+from llama_convert.convert.errors import UsageError
 
 if TYPE_CHECKING:
     from llama_convert.hub.download import DownloadPlan
@@ -44,25 +45,38 @@ def remote(
     source: Path,
     output: Output,
     *,
+    what: str | None = None,
     likeliest: Sequence[str] | None = None,
     needs: Callable[[Choice], Mapping[Path, int]] = lambda choice: {},
 ) -> DownloadPlan | None:
-    """The plan to fetch a source that names a repository; None for a path, and for what is neither."""
-    name = repository_meant(source)
+    """The plan to fetch a source that names a repository; None for a path, and for what is neither.
+
+    what: as in `choose`. Raises UsageError where it is given of a path, or holds no weights.
+    """
+    name = repository_meant(source, what)
     if name is None:
         return None
     from llama_convert.hub import plan_download
     from llama_convert.hub.layouts import LIKELIEST
 
     with no_path_either():
-        return plan_download(name, likeliest=likeliest or LIKELIEST, needs=needs, progress=output.progress)
+        plan = plan_download(name, what, likeliest=likeliest or LIKELIEST, needs=needs, progress=output.progress)
+    if not plan.choice.weights:
+        raise UsageError(f"--what {plan.choice}: holds no weights", advice="Choose hf, original or gguf.")
+    return plan
 
 
-def repository_meant(source: Path) -> RepositoryName | None:
-    """The repository that a user means by this; None where it is a path, for what is here comes first."""
+def repository_meant(source: Path, what: str | None = None) -> RepositoryName | None:
+    """The repository that a user means by this; None where it is a path, for what is here comes first.
+
+    what: as in `choose`. Raises UsageError where it is given of what is no repository.
+    """
     from llama_convert.hub import parse_name
 
-    return None if source.exists() else parse_name(str(source))
+    name = None if source.exists() else parse_name(str(source))
+    if what is not None and name is None:
+        raise UsageError(f"--what {what}: {source} is no repository", advice="Give the folder or file that is meant.")
+    return name
 
 
 @contextmanager
