@@ -13,7 +13,7 @@ from typer import Exit, Option
 from llama_convert.cli import options
 from llama_convert.cli.failures import DIFFERENT
 from llama_convert.cli.output import Output, gigabytes
-from llama_convert.cli.plans import headline, tell_far_plan, tell_plan, vocabulary_json
+from llama_convert.cli.plans import headline, is_exact, tell_far_plan, tell_plan, vocabulary_json
 from llama_convert.cli.sources import fetched, remote
 from llama_convert.cli.verifying import show_verification, take_large_pages
 from llama_convert.convert.errors import counted
@@ -74,7 +74,7 @@ def convert(
         plan_conversion, to=to, request=request, llama_version=llama_version, assume=assumed, change=change
     )
     find_format(to)
-    found = remote(source, output, what=what, likeliest=_SUITING.get(to), needs=partial(_output_bytes, target, request))
+    found = _found(source, what, to, planned, output, needs=partial(_output_bytes, target, request))
     if dry_run:
         tell_far_plan(found, planned, output) if found else tell_plan(planned(source), output)
         return
@@ -108,6 +108,20 @@ def _proven(done: Conversion, output: Output, assumed: Mapping[str, str]) -> Rep
     report = show_verification(source.path, done.folder, events, output, same=same)
     record_verdict(done.folder, report)
     return report
+
+
+def _found(
+    source: Path,
+    what: str | None,
+    to: str,
+    planned: Callable[[Path], Plan],
+    output: Output,
+    needs: Callable[[Choice], Mapping[Path, int]],
+) -> DownloadPlan | None:
+    """What is to be fetched of a repository; what is here serves where it can be converted exactly."""
+    asked = partial(remote, source, output, what=what, likeliest=_SUITING.get(to), needs=needs)
+    found = asked(held_first=True)
+    return asked() if found and found.instead_of and not is_exact(found, planned) else found
 
 
 def _fetched(found: DownloadPlan, target: Path, output: Output, *, overwrite: bool) -> Path:

@@ -29,12 +29,24 @@ def tell_far_plan(download: DownloadPlan, planned: Callable[[Path], Plan], outpu
     from llama_convert.cli import downloading
 
     plan, why = _far_plan(download, planned)
-    if download.to_fetch:
-        output.result(f"{downloading.plan_text(download)}\n")
+    if download.to_fetch or download.instead_of:
+        output.result(f"{downloading.brief_text(download)}\n")
     else:
         output.say(downloading.brief_text(download))
     output.result(plan_text(plan) if plan else f"The plan of the conversion cannot be told before that: {why}")
     output.data({"ok": True, "download": downloading.plan_json(download), "plan": plan_json(plan) if plan else None})
+
+
+def is_exact(download: DownloadPlan, planned: Callable[[Path], Plan]) -> bool:
+    """Whether what is here can be converted, and holds the model's own values: no quantised ones."""
+    from llama_convert.convert import ConvertError
+    from llama_convert.convert.plan import is_quantised
+
+    try:
+        plan, _ = _far_plan(download, planned)
+    except ConvertError:
+        return False
+    return plan is not None and not is_quantised(plan.source)
 
 
 def _far_plan(download: DownloadPlan, planned: Callable[[Path], Plan]) -> tuple[Plan | None, str]:

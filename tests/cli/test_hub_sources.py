@@ -62,7 +62,7 @@ def test_files_are_called_after_the_repository_and_its_other_format_does_no_harm
 ) -> None:
     """The cache's folders are named after commits. A certificate speaks of its own weights, not of original/."""
     assert run("download", NAME, "--what", "original").status == 0
-    done = run("convert", NAME, tmp_path / "out", "--to", "gguf")
+    done = run("convert", NAME, tmp_path / "out", "--to", "gguf", "--what", "hf")
     assert done.status == 0, done.out
     name = NAME.rpartition("/")[2]
     assert [path.name for path in (tmp_path / "out").glob("*.gguf")] == [f"{name}-bf16.gguf"]

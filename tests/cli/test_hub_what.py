@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from huggingface_hub import constants
+from safetensors.torch import load_file
 
 from llama_convert.convert import Request, convert_checkpoint, plan_conversion
 from llama_convert.convert.containers.slices import DType
 from tests.checkpoints import Case
 from tests.cli.commands import Result
 from tests.cli.conftest import BY_NAME, as_files, check_refusal
+from tests.convert.test_huggingface_quantised import KINDS, quantised
 from tests.hub.downloads import NAME, file_bytes
 from tests.hub.fake_hub import FakeHub
 
@@ -82,3 +86,62 @@ def test_what_cannot_be_meant(
     if "any of" in words:
         assert advice.startswith("Name one, such as --what ")
         assert run("convert", name, output, "--what", advice.rstrip(".").split()[-1], "--dry-run").status == 0
+
+
+def test_what_is_here_is_converted_rather_than_fetched(herd: FakeHub, run: Run, output: Path) -> None:
+    """For GGUF Hugging Face's layout suits best; Meta's serves as well, and is here. A name that is given wins."""
+    assert run("download", NAME, "--what", "original").status == 0
+    herd.clear()
+    line = re.compile(r"original is used, for all of it is here; --what hf takes that, \d\.\d MB")
+    planned = run("convert", NAME, output, "--to", "gguf", "--dry-run")
+    assert line.fullmatch(planned.out.splitlines()[1])
+    values = run("convert", NAME, output, "--to", "gguf", "--dry-run", "--json").json
+    assert (values["download"]["what"], values["download"]["instead_of"]) == ("original", "hf")
+    done = run("convert", NAME, output, "--to", "gguf", "--no-verify")
+    assert line.fullmatch(done.err.splitlines()[1])
+    assert (converted_from(output), file_bytes(herd)) == (ORIGINAL, 0)
+    named = run("convert", NAME, output, "--to", "gguf", "--no-verify", "--what", "hf", "--overwrite")
+    assert (converted_from(output), "is used" in named.err) == (HF, False)
+    again = run("convert", NAME, output, "--to", "gguf", "--no-verify", "--overwrite")
+    assert (converted_from(output), "is used" in again.err) == (HF, False), "both are here: the one that suits"
+
+
+def spoilt(blob: Path) -> None:
+    data = bytearray(blob.read_bytes())
+    data[-1] ^= 1
+    blob.write_bytes(data)
+
+
+@pytest.mark.parametrize("change", [Path.unlink, spoilt])
+def test_what_is_here_in_part_or_damaged_does_not_serve(
+    herd: FakeHub, run: Run, output: Path, change: Callable[[Path], None]
+) -> None:
+    assert run("download", NAME, "--what", "original").status == 0
+    (weights,) = Path(constants.HF_HUB_CACHE).rglob("snapshots/*/original/consolidated.01.pth")
+    change(weights.resolve())
+    done = run("convert", NAME, output, "--to", "gguf", "--no-verify")
+    assert (done.status, converted_from(output)) == (0, HF)
+
+
+@pytest.mark.parametrize("kind", ["quantised", "another model"])
+def test_what_is_here_and_not_the_same_does_not_serve(
+    herd: FakeHub,
+    run: Run,
+    output: Path,
+    converted: Path,
+    meta_checkpoint: Callable[[Case], Path],
+    tmp_path: Path,
+    kind: str,
+) -> None:
+    """Its values were rounded, or it is no Llama at all: what suits is fetched, as if nothing were here."""
+    weights = {name: tensor for path in converted.glob("*.safetensors") for name, tensor in load_file(path).items()}
+    config, make = KINDS["fbgemm_fp8"]
+    folder = quantised(converted, tmp_path / "fp8", config, make(weights)[0])
+    changed = {} if kind == "quantised" else {"config.json": b'{"model_type": "gpt2"}'}
+    herd.add(
+        "herd/fp8", {**as_files(folder), **changed, **as_files(meta_checkpoint(BY_NAME["3-2shards"]), "original/")}
+    )
+    assert run("download", "herd/fp8", "--what", "hf").status == 0
+    done = run("convert", "herd/fp8", output, "--to", "hf", "--no-verify")
+    assert done.status == 0, done.err
+    assert converted_from(output) == ORIGINAL
