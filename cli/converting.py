@@ -58,6 +58,7 @@ def convert(
     from llama_convert.cli.sizes import parse_assumptions, parse_quantised
     from llama_convert.convert import pad_change, plan_conversion
     from llama_convert.convert.formats import find_format
+    from llama_convert.convert.readers import reading
 
     output = Output(json=json, quiet=quiet)
     request = replace(
@@ -79,8 +80,9 @@ def convert(
         tell_far_plan(found, planned, output) if found else tell_plan(planned(source), output)
         return
     place = _fetched(found, target, output, overwrite=overwrite) if found else source
-    done = carry_out(planned(place), target, overwrite=overwrite, check=not no_check, output=output)
-    finish(done, output, verify=found is not None if verify is None else verify, assumed=assumed)
+    with reading(place):
+        done = carry_out(planned(place), target, overwrite=overwrite, check=not no_check, output=output)
+        finish(done, output, verify=found is not None if verify is None else verify, assumed=assumed)
 
 
 def finish(done: Conversion, output: Output, *, verify: bool, assumed: Mapping[str, str]) -> None:

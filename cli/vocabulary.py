@@ -260,13 +260,16 @@ def _changes(plan: Plan) -> bool:
 
 
 def _carry_out(wish: _Wish, plan: Plan, output: Output) -> None:
+    from llama_convert.convert.readers import reading
+
     if wish.dry_run:
         tell_plan(plan, output)
     elif wish.target is None:
         output.data({"ok": True, **conversion_json(_rewritten(wish, plan, output))})
     else:
-        done = carry_out(plan, wish.target, overwrite=wish.overwrite, check=wish.check, output=output)
-        finish(done, output, verify=wish.verify, assumed=wish.assumed)
+        with reading(wish.source):
+            done = carry_out(plan, wish.target, overwrite=wish.overwrite, check=wish.check, output=output)
+            finish(done, output, verify=wish.verify, assumed=wish.assumed)
 
 
 def _rewritten(wish: _Wish, plan: Plan, output: Output) -> Conversion:
