@@ -46,18 +46,33 @@ def remote(
     source: Path,
     output: Output,
     *,
+    what: str | None = None,
     likeliest: Sequence[str] | None = None,
+    held_first: bool = False,
     needs: Callable[[Choice], Mapping[Path, int]] = lambda choice: {},
 ) -> DownloadPlan | None:
-    """The plan to fetch a source that names a repository; None for a path, and for what is neither."""
-    name = repository_meant(source)
+    """The plan to fetch a source that names a repository; None for a path, and for what is neither.
+
+    what, held_first: as in `plan_download`. Raises UsageError where `what` is given of a path, or holds no weights.
+    """
+    name = repository_meant(source, what)
     if name is None:
         return None
     from llama_convert.hub import plan_download
     from llama_convert.hub.layouts import LIKELIEST
 
     with no_path_either():
-        return plan_download(name, likeliest=likeliest or LIKELIEST, needs=needs, progress=output.progress)
+        plan = plan_download(
+            name,
+            what,
+            likeliest=likeliest or LIKELIEST,
+            held_first=held_first,
+            needs=needs,
+            progress=output.progress,
+        )
+    if not plan.choice.weights:
+        raise UsageError(f"--what {plan.choice}: holds no weights", advice="Choose hf, original or gguf.")
+    return plan
 
 
 def repository_meant(source: Path, what: str | None = None) -> RepositoryName | None:

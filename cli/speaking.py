@@ -56,11 +56,12 @@ class Speaker:
 
     def load(self, opened: Opened, output: Output) -> Llama:
         """The weights as well, with a progress bar."""
+        from llama_convert.convert.readers import reading
         from llama_convert.verify.llama import load_opened
 
         total = sum(piece.nbytes for parts in opened.checkpoint.parts.values() for piece in parts.pieces)
         start = time.perf_counter()
-        with output.progress(total, self.source.name) as update:
+        with reading(opened.checkpoint.path), output.progress(total, self.source.name) as update:
             found = load_opened(opened, compile=self.running.compile_model, on_progress=update)
         held = f"{str(found.model.dtype).removeprefix('torch.')} on {found.model.device}"
         output.say(f"{self.source}: {held}, loaded in {time.perf_counter() - start:.1f} s")

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Option
 
 from llama_convert.cli import options
-from llama_convert.cli.converting import carry_out, conversion_json, finish, parse_request, tell_plan, watched
+from llama_convert.cli.converting import carry_out, conversion_json, finish, parse_request, watched
 from llama_convert.cli.grouped import grouped
 from llama_convert.cli.output import Output, gigabytes
-from llama_convert.cli.sources import local
+from llama_convert.cli.plans import tell_far_plan, tell_plan
+from llama_convert.cli.sources import local, remote
 from llama_convert.convert.errors import UsageError, counted
 from llama_convert.convert.vocabulary import Change, Init
 
@@ -84,7 +85,10 @@ def pad(
     change = partial(pad_change, token=token, reuse_reserved=reuse_reserved, multiple_of=multiple_of)
     output = Output(json=json, quiet=quiet)
     wish = _wish(source, target, to, writing)
-    wish = _here(wish, output)
+    _check_place(wish)
+    if _told_far(wish, change, output):
+        return
+    wish = replace(wish, source=local(wish.source, output).path)
     plan = _plan(wish, change)
     if wish.in_place and not _changes(plan):
         assert plan.source.change is not None  # it has been planned
@@ -138,8 +142,10 @@ def resize(
     )
     wish = _wish(source, target, to, writing)
     output = Output(json=json, quiet=quiet)
-    wish = _here(wish, output)
-    _carry_out(wish, _plan(wish, change), output)
+    _check_place(wish)
+    if not _told_far(wish, change, output):
+        wish = replace(wish, source=local(wish.source, output).path)
+        _carry_out(wish, _plan(wish, change), output)
 
 
 def parse_init(text: str) -> tuple[Init, str | None]:
@@ -193,10 +199,13 @@ def _wish(source: Path, target: Path | None, to: str | None, writing: _Writing) 
     )
 
 
-def _here(wish: _Wish, output: Output) -> _Wish:
-    """The same with a source on this machine; what cannot be done is refused before anything is fetched."""
-    _check_place(wish)
-    return replace(wish, source=local(wish.source, output).path)
+def _told_far(wish: _Wish, change: Callable[[Checkpoint, Tokens], Change], output: Output) -> bool:
+    """Whether this was a dry run of a repository, and is done."""
+    found = remote(wish.source, output) if wish.dry_run else None
+    if found is None:
+        return False
+    tell_far_plan(found, lambda place: _plan(replace(wish, source=place), change), output)
+    return True
 
 
 def _plan(wish: _Wish, change: Callable[[Checkpoint, Tokens], Change]) -> Plan:
@@ -239,13 +248,16 @@ def _changes(plan: Plan) -> bool:
 
 
 def _carry_out(wish: _Wish, plan: Plan, output: Output) -> None:
+    from llama_convert.convert.readers import reading
+
     if wish.dry_run:
         tell_plan(plan, output)
     elif wish.target is None:
         output.data({"ok": True, **conversion_json(_rewritten(wish, plan, output))})
     else:
-        done = carry_out(plan, wish.target, overwrite=wish.overwrite, check=wish.check, output=output)
-        finish(done, output, verify=wish.verify, assumed=wish.assumed)
+        with reading(wish.source):
+            done = carry_out(plan, wish.target, overwrite=wish.overwrite, check=wish.check, output=output)
+            finish(done, output, verify=wish.verify, assumed=wish.assumed)
 
 
 def _rewritten(wish: _Wish, plan: Plan, output: Output) -> Conversion:

@@ -250,7 +250,7 @@ def _which(snapshot: Snapshot, asked: str, found: Sequence[Choice], *, known: bo
     return UsageError(
         f"{snapshot.asked}: {asked} could be any of {len(found)}" if known else f"{snapshot.asked}: no {asked} there",
         problems=_shortened([_line(choice) for choice in found]),
-        advice=f"Name one, such as llama-convert download {snapshot.asked} --what {found[0]}.",
+        advice=f"Name one, such as --what {found[0]}.",
     )
 
 

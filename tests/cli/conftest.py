@@ -17,10 +17,12 @@ from llama_convert.convert import Request, convert_checkpoint, plan_conversion
 from tests.checkpoints import CASES, Case
 from tests.cli.commands import Result, leftovers
 from tests.cli.hub_commands import User
+from tests.hub.conftest import no_user  # noqa: F401
+from tests.hub.downloads import NAME, point_at
 from tests.hub.fake_hub import FakeHub
 
+OTHER = "herd/alpaca"
 BY_NAME = {case.name: case for case in CASES}
-NAME = "herd/llama"  # of the repository that `add` makes
 PAGE = 1 << 16  # bytes that a read of a file on the Hub fetches at the least
 Run = Callable[..., Result]
 Add = Callable[..., FakeHub]
@@ -154,6 +156,29 @@ def gguf(meta_checkpoint: Callable[[Case], Path], tmp_path_factory: pytest.TempP
     plan = plan_conversion(meta_checkpoint(BY_NAME["3-2shards"]), to="gguf", request=Request(shard_size=1_500_000))
     convert_checkpoint(plan, folder)
     return folder
+
+
+def as_files(folder: Path, below: str = "") -> dict[str, bytes | Path | None]:
+    return {f"{below}{path.relative_to(folder)}": path for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def herd(
+    user: User,
+    meta_checkpoint: Callable[[Case], Path],
+    converted: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
+) -> FakeHub:
+    """One model in Meta's format and in Hugging Face's, known to this process, too."""
+    request.getfixturevalue("no_user")
+    monkeypatch.setenv("HOME", str(user.home))
+    monkeypatch.chdir(user.home)
+    point_at(user.hub, monkeypatch, user.home / ".cache")
+    original = as_files(meta_checkpoint(BY_NAME["3-2shards"]), "original/")
+    user.hub.add(NAME, {**original, **as_files(converted), "README.md": b"A model."})
+    user.hub.add(OTHER, original)
+    return user.hub
 
 
 def check_refusal(result: Result, status: int) -> None:
