@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 from typer import Option
 
 from llama_convert.cli import options
+from llama_convert.cli.grouped import grouped
 from llama_convert.cli.output import Output, complain
 from llama_convert.cli.speaking import Speaker, answer_json, figures, parse_sampling
 from llama_convert.cli.verifying import take_large_pages
+from llama_convert.cli.writing_options import Drawing, MaxNewTokens, Running, Stop
 from llama_convert.convert.errors import UsageError
 
 if TYPE_CHECKING:
@@ -77,8 +79,10 @@ class _Chat:
 _NOTES = {"length": "--max-new-tokens are written", "context": "the model's context is full: begin a new chat"}
 
 
+@grouped
 def chat(
     source: options.Source,
+    *,
     system: Annotated[
         str | None, Option("--system", metavar="TEXT", help="What the model is told first.", show_default=False)
     ] = None,
@@ -91,20 +95,10 @@ def chat(
             show_default=False,
         ),
     ] = None,
-    max_new_tokens: options.MaxNewTokens = 1024,
-    temperature: options.Temperature = None,
-    top_k: options.TopK = None,
-    top_p: options.TopP = None,
-    min_p: options.MinP = None,
-    seed: options.Seed = None,
-    greedy: options.Greedy = False,
-    stop: options.Stop = None,
-    eos: options.Eos = None,
-    device: options.Device = "auto",
-    dtype: options.ComputeType = None,
-    compile_model: options.Compile = False,
-    tokenizer_path: options.TokenizerPath = None,
-    quantization_encoding: options.Encoding = None,
+    max_new_tokens: MaxNewTokens = 1024,
+    drawing: Drawing,
+    stop: Stop = None,
+    running: Running,
     llama_version: options.LlamaVersion = None,
     json: options.Json = False,
     quiet: options.Quiet = False,
@@ -114,17 +108,8 @@ def chat(
     from llama_convert.verify import Past
 
     output = Output(json=json, quiet=quiet)
-    sampling = parse_sampling(temperature, top_k, top_p, min_p, seed, greedy=greedy)
-    speaker = Speaker(
-        source=source,
-        device=device,
-        dtype=dtype,
-        encoding=quantization_encoding,
-        tokenizer=tokenizer_path,
-        ends=eos or [],
-        compile=compile_model,
-        llama_version=llama_version,
-    )
+    sampling = parse_sampling(drawing)
+    speaker = Speaker(source=source, running=running, llama_version=llama_version)
     opened, dialect = _open(speaker, template, system, max_new_tokens, output)
     talk = _Chat(
         llama=speaker.load(opened, output),

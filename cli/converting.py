@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Exit, Option
 
-from llama_convert.cli import inspected, options
-from llama_convert.cli.downloading import tell_download
+from llama_convert.cli import options
 from llama_convert.cli.failures import DIFFERENT
-from llama_convert.cli.output import Output, gigabytes, table
-from llama_convert.cli.sources import Local, fetched, remote
+from llama_convert.cli.output import Output, gigabytes
+from llama_convert.cli.plans import headline, is_exact, tell_far_plan, tell_plan, vocabulary_json
+from llama_convert.cli.sources import fetched, remote
 from llama_convert.cli.verifying import show_verification, take_large_pages
 from llama_convert.convert.errors import counted
 
 if TYPE_CHECKING:
     from llama_convert.convert import Conversion, Plan, Request
-    from llama_convert.hub.layouts import Choice
+    from llama_convert.hub import Choice, DownloadPlan
     from llama_convert.verify import Diagnosis, LevelResult, Report
 
 # What of a repository is converted, where that is not what a user most likely wants of it: not the same format again.
@@ -34,6 +34,7 @@ def convert(
     to: Annotated[
         str, Option("--to", help="Format to write: hf, meta, scratch, gguf, mlx, litgpt, torchtune, llama2c.")
     ] = "hf",
+    what: options.What = None,
     llama_version: options.LlamaVersion = None,
     instruct: options.Instruct = False,
     dtype: options.DTypeName = None,
@@ -56,6 +57,8 @@ def convert(
     """Convert a checkpoint into another format, exactly."""
     from llama_convert.cli.sizes import parse_assumptions, parse_quantised
     from llama_convert.convert import pad_change, plan_conversion
+    from llama_convert.convert.formats import find_format
+    from llama_convert.convert.readers import reading
 
     output = Output(json=json, quiet=quiet)
     request = replace(
@@ -68,17 +71,18 @@ def convert(
     )
     assumed = parse_assumptions(assume or [])
     change = pad_change if pad else None
-    here = _here(source, target, to, request, overwrite=overwrite, dry_run=dry_run, output=output)
-    if here is None:
-        return
-    plan = plan_conversion(
-        here.path, to=to, request=request, llama_version=llama_version, assume=assumed, change=change
+    planned = partial(
+        plan_conversion, to=to, request=request, llama_version=llama_version, assume=assumed, change=change
     )
+    find_format(to)
+    found = _found(source, what, to, planned, output, needs=partial(_output_bytes, target, request))
     if dry_run:
-        tell_plan(plan, output)
+        tell_far_plan(found, planned, output) if found else tell_plan(planned(source), output)
         return
-    done = carry_out(plan, target, overwrite=overwrite, check=not no_check, output=output)
-    finish(done, output, verify=here.from_hub if verify is None else verify, assumed=assumed)
+    place = _fetched(found, target, output, overwrite=overwrite) if found else source
+    with reading(place):
+        done = carry_out(planned(place), target, overwrite=overwrite, check=not no_check, output=output)
+        finish(done, output, verify=found is not None if verify is None else verify, assumed=assumed)
 
 
 def finish(done: Conversion, output: Output, *, verify: bool, assumed: Mapping[str, str]) -> None:
@@ -108,28 +112,28 @@ def _proven(done: Conversion, output: Output, assumed: Mapping[str, str]) -> Rep
     return report
 
 
-def _here(
-    source: Path, target: Path, to: str, request: Request, *, overwrite: bool, dry_run: bool, output: Output
-) -> Local | None:
-    """The source on this machine; None where a dry run lacks it: then its download is all that can be told.
+def _found(
+    source: Path,
+    what: str | None,
+    to: str,
+    planned: Callable[[Path], Plan],
+    output: Output,
+    needs: Callable[[Choice], Mapping[Path, int]],
+) -> DownloadPlan | None:
+    """What is to be fetched of a repository; what is here serves where it can be converted exactly."""
+    asked = partial(remote, source, output, what=what, likeliest=_SUITING.get(to), needs=needs)
+    found = asked(held_first=True)
+    return asked() if found and found.instead_of and not is_exact(found, planned) else found
 
-    What cannot end well is refused before anything is fetched.
-    """
-    from llama_convert.convert.formats import find_format
+
+def _fetched(found: DownloadPlan, target: Path, output: Output, *, overwrite: bool) -> Path:
+    """The source, fetched; what cannot end well is refused before."""
     from llama_convert.convert.publish import check_destination
     from llama_convert.hub.disks import check_disks
 
-    found = remote(source, output, likeliest=_SUITING.get(to), needs=partial(_output_bytes, target, request))
-    if found is None:
-        return Local(path=source)
-    find_format(to)
-    if dry_run and found.to_fetch:
-        tell_download(found, output)
-        return None
-    if not dry_run:
-        check_disks(source, found.disks)
-        check_destination(target, found.checkpoint, 0, overwrite=overwrite)
-    return fetched(found, output)
+    check_disks(found.snapshot.asked, found.disks)
+    check_destination(target, found.checkpoint, 0, overwrite=overwrite)
+    return fetched(found, output).path
 
 
 def _output_bytes(target: Path, request: Request, choice: Choice) -> dict[Path, int]:
@@ -137,12 +141,6 @@ def _output_bytes(target: Path, request: Request, choice: Choice) -> dict[Path, 
     weights = sum(entry.size for entry in choice.weights)
     kind = request.quantize
     return {target: int(weights * kind.nbytes / kind.block / _FLOAT_BYTES) if kind else weights}
-
-
-def tell_plan(plan: Plan, output: Output) -> None:
-    """What --dry-run prints."""
-    output.result(plan_text(plan))
-    output.data({"ok": True, "plan": plan_json(plan)})
 
 
 def parse_request(
@@ -208,62 +206,6 @@ def _report(done: Conversion, output: Output) -> None:
     )
 
 
-def headline(plan: Plan) -> str:
-    """One line: what becomes what."""
-    return f"{inspected.headline(plan.source)} -> {plan.target}"
-
-
-def plan_text(plan: Plan) -> str:
-    """The plan as a person reads it."""
-    rows = [("treatment", "tensors", "bytes")]
-    rows += [(treatment, str(tensors), gigabytes(size)) for treatment, (tensors, size) in plan.work().items()]
-    files = [(file.name, str(len(file.steps)), gigabytes(file.size)) for file in plan.files]
-    names = ", ".join(file.name for file in plan.side_files)
-    return "\n".join(
-        [
-            headline(plan),
-            *([plan.source.change.why] if plan.source.change else []),
-            "",
-            table(rows),
-            "",
-            table([("output file", "tensors", "bytes"), *files]),
-            f"and {names}",
-            "",
-            f"disk    {gigabytes(plan.nbytes)}",
-            f"memory  {gigabytes(plan.peak_memory())} of working blocks, whatever the size of the model",
-            *(f"note: {note}" for note in plan.notes),
-        ]
-    )
-
-
-def plan_json(plan: Plan) -> dict[str, Any]:
-    """The plan as plain data; sizes in bytes."""
-    return {
-        "source": {
-            "path": str(plan.source.path),
-            "format": plan.source.format.name,
-            "llama_version": plan.source.version.name,
-        },
-        "target": plan.target,
-        "work": {name: {"tensors": tensors, "nbytes": size} for name, (tensors, size) in plan.work().items()},
-        "files": [
-            {"name": file.name, "nbytes": file.size, "tensors": [step.name for step in file.steps]}
-            for file in plan.files
-        ],
-        "side_files": [file.name for file in plan.side_files],
-        "nbytes": plan.nbytes,
-        "working_memory": plan.peak_memory(),
-        "notes": list(plan.notes),
-        **_vocabulary(plan),
-    }
-
-
-def _vocabulary(plan: Plan) -> dict[str, Any]:
-    from llama_convert.convert.conversion import vocabulary_record
-
-    return {"vocabulary": vocabulary_record(plan.source)} if plan.source.change else {}
-
-
 def conversion_json(done: Conversion) -> dict[str, Any]:
     """A finished conversion as plain data."""
     return {
@@ -276,5 +218,5 @@ def conversion_json(done: Conversion) -> dict[str, Any]:
             for found in done.unusual
         ],
         "notes": list(done.plan.notes),
-        **_vocabulary(done.plan),
+        **vocabulary_json(done.plan),
     }

@@ -37,7 +37,8 @@ def demo(
 
 
 def _run(target: Path, output: Output) -> None:
-    from llama_convert.cli.converting import carry_out, plan_text
+    from llama_convert.cli.converting import carry_out
+    from llama_convert.cli.plans import plan_text
     from llama_convert.cli.verifying import show_verification
     from llama_convert.convert import plan_conversion
     from llama_convert.verify import verify_levels

@@ -26,10 +26,13 @@ def diff(
     quiet: options.Quiet = False,
 ) -> None:
     """List the weights, config values and tokens that differ between two checkpoints of any formats."""
+    from llama_convert.convert.readers import reading
     from llama_convert.verify.differences import differences
 
     output = Output(json=json, quiet=quiet)
-    found = differences(local(a, output).path, local(b, output).path, llama_version)
+    places = local(a, output).path, local(b, output).path
+    with reading(*places):
+        found = differences(*places, llama_version)
     output.result(_text(found))
     output.data({"ok": found.none, **_json(found)})
     if not found.none:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def doctor(
     repository: Annotated[
         str | None,
-        Argument(metavar="[REPO]", help="A repository that should be readable: organisation/name.", show_default=False),
+        Argument(metavar="REPO", help="A repository that should be readable: organisation/name.", show_default=False),
     ] = None,
     json: options.Json = False,
 ) -> None:

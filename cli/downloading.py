@@ -16,7 +16,8 @@ from llama_convert.convert.errors import UsageError, counted
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from llama_convert.hub.download import Downloaded, DownloadPlan, PlannedFile
+    from llama_convert.hub.download import Downloaded, DownloadPlan
+    from llama_convert.hub.held import PlannedFile
     from llama_convert.hub.repository import RemoteEntry
 
 
@@ -25,15 +26,7 @@ def download(
         str,
         Argument(metavar="REPO", help="A repository on the Hub: org/name or org/name@revision.", show_default=False),
     ],
-    what: Annotated[
-        str | None,
-        Option(
-            "--what",
-            help="original, hf, gguf, tokenizer or config; where there are several, such as gguf:Q4_0 or original:mp8. "
-            "Left out: hf where it is there, else original, else gguf.",
-            show_default=False,
-        ),
-    ] = None,
+    what: options.What = None,
     to: Annotated[
         Path | None,
         Option("--to", metavar="DIR", help="A folder for plain files (default: the Hub's cache).", show_default=False),
@@ -76,13 +69,19 @@ def carry_out(plan: DownloadPlan, output: Output, *, xet: bool = True) -> Downlo
     """Tell the plan, then carry it out with a progress bar."""
     from llama_convert.hub import download as fetch
 
-    output.say(plan_text(plan) if any(file.held != file.target for file in plan.files) else _headline(plan, "all here"))
+    output.say(brief_text(plan))
     try:
         with output.progress(plan.to_fetch, plan.snapshot.repository) as update:
             return fetch(plan, on_bytes=update, on_note=lambda text: output.say(f"note: {text}"), xet=xet)
     except KeyboardInterrupt:
         output.say("What was fetched is kept: the same command goes on from there.")
         raise
+
+
+def brief_text(plan: DownloadPlan) -> str:
+    """The plan as a person reads it; one line where all is in its place, one more where another suits better."""
+    placed = all(file.held == file.target for file in plan.files)
+    return "\n".join([_headline(plan, "all here"), *_instead(plan)]) if placed else plan_text(plan)
 
 
 def plan_text(plan: DownloadPlan) -> str:
@@ -101,10 +100,19 @@ def plan_text(plan: DownloadPlan) -> str:
         [
             _headline(plan, gigabytes(plan.nbytes)),
             table(rows),
+            *_instead(plan),
             *([f"left alone: {left}"] if left else []),
             table(facts),
         ]
     )
+
+
+def _instead(plan: DownloadPlan) -> list[str]:
+    """Why it is not the checkpoint that suits best, in a line; none where it is."""
+    other = plan.instead_of
+    if other is None:
+        return []
+    return [f"{plan.choice} is used, for all of it is here; --what {other} takes that, {gigabytes(other.nbytes)}"]
 
 
 def _headline(plan: DownloadPlan, size: str) -> str:
@@ -191,6 +199,7 @@ def plan_json(plan: DownloadPlan) -> dict[str, Any]:
         ],
         "gated": plan.snapshot.gated,
         "licence": plan.snapshot.licence,
+        "instead_of": str(plan.instead_of) if plan.instead_of else None,
         "refusal": plan.refusal.summary if plan.refusal else None,
     }
 

@@ -9,12 +9,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from typer import Argument, Option
+from typer import Option
 
 from llama_convert.cli import options
+from llama_convert.cli.grouped import grouped
 from llama_convert.cli.output import Output
 from llama_convert.cli.speaking import Speaker, answer_json, figures, parse_sampling, peak_memory
 from llama_convert.cli.verifying import take_large_pages
+from llama_convert.cli.writing_options import Drawing, MaxNewTokens, Running, Stop
 from llama_convert.convert.errors import UsageError
 
 if TYPE_CHECKING:
@@ -22,6 +24,39 @@ if TYPE_CHECKING:
     from llama_convert.verify.opened import Opened
 
 _STDIN = "-"
+
+ModelPath = Annotated[
+    Path | None, Option("--model-path", metavar="SRC", help="Another name of SRC.", show_default=False)
+]
+Prompt = Annotated[
+    list[str] | None,
+    Option(
+        "--prompt",
+        metavar="TEXT",
+        help="Text to go on from; may be repeated. - reads it from standard input.",
+        show_default=False,
+    ),
+]
+PromptFile = Annotated[
+    list[Path] | None,
+    Option(
+        "--prompt-file",
+        metavar="FILE",
+        help="File with such a text, without the last line's end; may be repeated.",
+        show_default=False,
+    ),
+]
+Temperatures = Annotated[
+    str | None,
+    Option(
+        "--temperatures",
+        metavar="T,T,...",
+        help="The same at each of these temperatures, one answer under the other.",
+        show_default=False,
+    ),
+]
+Returned = Annotated[int, Option("--num-return-sequences", min=1, help="Answers to each prompt.")]
+BatchSize = Annotated[int, Option("--batch-size", min=1, help="Answers to write at the same time.")]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,61 +85,20 @@ class _Told:
     answer: Answer
 
 
+@grouped
 def generate(
-    source: Annotated[
-        Path | None,
-        Argument(
-            metavar="SRC",
-            help="Folder or file with the checkpoint, or org/name[@revision] on the Hub.",
-            show_default=False,
-        ),
-    ] = None,
-    prompt: Annotated[
-        list[str] | None,
-        Option(
-            "--prompt",
-            metavar="TEXT",
-            help="Text to go on from; may be repeated. - reads it from standard input.",
-            show_default=False,
-        ),
-    ] = None,
-    prompt_file: Annotated[
-        list[Path] | None,
-        Option(
-            "--prompt-file",
-            metavar="FILE",
-            help="File with such a text, without the last line's end; may be repeated.",
-            show_default=False,
-        ),
-    ] = None,
-    max_new_tokens: options.MaxNewTokens = 256,
-    temperature: options.Temperature = None,
-    top_k: options.TopK = None,
-    top_p: options.TopP = None,
-    min_p: options.MinP = None,
-    seed: options.Seed = None,
-    greedy: options.Greedy = False,
-    temperatures: Annotated[
-        str | None,
-        Option(
-            "--temperatures",
-            metavar="T,T,...",
-            help="The same at each of these temperatures, one answer under the other.",
-            show_default=False,
-        ),
-    ] = None,
-    num_return_sequences: Annotated[int, Option("--num-return-sequences", min=1, help="Answers to each prompt.")] = 1,
-    batch_size: Annotated[int, Option("--batch-size", min=1, help="Answers to write at the same time.")] = 8,
-    stop: options.Stop = None,
-    eos: options.Eos = None,
-    device: options.Device = "auto",
-    dtype: options.ComputeType = None,
-    compile_model: options.Compile = False,
-    tokenizer_path: options.TokenizerPath = None,
-    quantization_encoding: options.Encoding = None,
-    model_path: Annotated[
-        Path | None, Option("--model-path", metavar="SRC", help="Another name of SRC.", show_default=False)
-    ] = None,
+    source: options.MaybeSource = None,
+    *,
+    prompt: Prompt = None,
+    prompt_file: PromptFile = None,
+    max_new_tokens: MaxNewTokens = 256,
+    drawing: Drawing,
+    temperatures: Temperatures = None,
+    num_return_sequences: Returned = 1,
+    batch_size: BatchSize = 8,
+    stop: Stop = None,
+    running: Running,
+    model_path: ModelPath = None,
     llama_version: options.LlamaVersion = None,
     json: options.Json = False,
     quiet: options.Quiet = False,
@@ -112,20 +106,11 @@ def generate(
     """Write on from a text, with a checkpoint of any format as it stands."""
     take_large_pages()
     output = Output(json=json, quiet=quiet)
-    sampling = parse_sampling(temperature, top_k, top_p, min_p, seed, greedy=greedy)
-    speaker = Speaker(
-        source=_one_source(source, model_path),
-        device=device,
-        dtype=dtype,
-        encoding=quantization_encoding,
-        tokenizer=tokenizer_path,
-        ends=eos or [],
-        compile=compile_model,
-        llama_version=llama_version,
-    )
+    sampling = parse_sampling(drawing)
+    speaker = Speaker(source=_one_source(source, model_path), running=running, llama_version=llama_version)
     wish = _Wish(
         prompts=list(_prompts(prompt or [], prompt_file or [])),
-        samplings=_samplings(sampling, temperatures, temperature, greedy=greedy),
+        samplings=_samplings(sampling, temperatures, drawing),
         max_new_tokens=max_new_tokens,
         stops=stop or [],
         returned=num_return_sequences,
@@ -133,7 +118,7 @@ def generate(
     )
     _check(wish)
     opened = speaker.open(output)
-    _check_fit(opened, wish.prompts, wish.max_new_tokens, min(wish.batch_size, len(wish.prompts) * wish.returned))
+    _check_fit(opened, wish)
     llama = speaker.load(opened, output)
     start = time.perf_counter()
     told = _answers(llama, wish, output)
@@ -184,15 +169,13 @@ def _without_end(text: str) -> str:
     return text.removesuffix("\n").removesuffix("\r")
 
 
-def _samplings(
-    sampling: Sampling, temperatures: str | None, temperature: float | None, *, greedy: bool
-) -> list[Sampling]:
+def _samplings(sampling: Sampling, temperatures: str | None, drawing: Drawing) -> list[Sampling]:
     from llama_convert.verify.sampling import check_sampling
 
     if temperatures is None:
         return [sampling]
-    if greedy or temperature is not None:
-        other = "--greedy" if greedy else f"--temperature {temperature:g}"
+    if drawing.greedy or drawing.temperature is not None:
+        other = "--greedy" if drawing.greedy else f"--temperature {drawing.temperature:g}"
         raise UsageError(f"--temperatures and {other}: which?", advice="Leave one of them out.")
     try:
         values = [float(text) for text in temperatures.split(",")]
@@ -204,15 +187,16 @@ def _samplings(
     return found
 
 
-def _check_fit(opened: Opened, prompts: Sequence[str], max_new_tokens: int, sequences: int) -> None:
+def _check_fit(opened: Opened, wish: _Wish) -> None:
     """Whether the prompts fit into the model, and it into memory; before any weight is read."""
     from llama_convert.verify.generate import check_prompts
     from llama_convert.verify.memory import check_memory
 
     config = opened.checkpoint.config
-    encoded = [opened.encode(text) for text in prompts]
+    encoded = [opened.encode(text) for text in wish.prompts]
     check_prompts(config, encoded)
-    positions = min(max(map(len, encoded)) + max_new_tokens, config.context)
+    positions = min(max(map(len, encoded)) + wish.max_new_tokens, config.context)
+    sequences = min(wish.batch_size, len(wish.prompts) * wish.returned)
     check_memory(opened.checkpoint, opened.holding, sequences, positions)
 
 

@@ -5,35 +5,24 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from typer import Argument, Option
+from typer import Option
 
 from llama_convert.cli import options
 from llama_convert.cli.inspected import figures, tensor_table
 from llama_convert.cli.output import Output, table
-from llama_convert.convert.errors import UsageError
 
 if TYPE_CHECKING:
     from llama_convert.verify.fingerprint import Fingerprint
 
 
 def inspect(
-    source: Annotated[
-        Path,
-        Argument(
-            metavar="SRC",
-            help="Folder or file with the checkpoint; or organisation/name[@revision] on the Hub, without download.",
-            show_default=False,
-        ),
-    ],
+    source: options.UnfetchedSource,
     tensors: Annotated[bool, Option("--tensors", help="List every tensor.")] = False,
     fingerprint: Annotated[
         bool,
         Option("--fingerprint", help="Digests of the weights, the same in every lossless format. Reads all of them."),
     ] = False,
-    what: Annotated[
-        str | None,
-        Option("--what", help="Which of a repository's checkpoints: hf, original or gguf.", show_default=False),
-    ] = None,
+    what: options.What = None,
     llama_version: options.LlamaVersion = None,
     assume: options.Assume = None,
     json: options.Json = False,
@@ -47,11 +36,9 @@ def inspect(
 
     output = Output(json=json, quiet=quiet)
     assumed = parse_assumptions(assume or [])
-    if name := repository_meant(source):
+    if name := repository_meant(source, what):
         inspect_repository(name, output, Asked(what, tensors, fingerprint, llama_version, assumed))
         return
-    if what is not None:
-        raise UsageError(f"--what {what}: {source} is no repository", advice="Give the folder or file that is meant.")
     found = inspect_checkpoint(source, llama_version, assumed)
     output.result(table(figures(found)))
     if tensors:

@@ -11,13 +11,13 @@ from typer import Exit
 from llama_convert.cli.failures import failure
 from llama_convert.cli.inspected import figures, tensor_table
 from llama_convert.cli.output import Output, complain, gigabytes, table
-from llama_convert.cli.sources import no_path_either
+from llama_convert.cli.sources import found_on_hub
 from llama_convert.convert.errors import UsageError, counted
 from llama_convert.hub.errors import HubError
 
 if TYPE_CHECKING:
     from llama_convert.convert import Inspection
-    from llama_convert.hub import Choice, Mount, RepositoryName, Snapshot
+    from llama_convert.hub import Choice, Found, Mount, RepositoryName
 
 _NEEDS_BYTES = "--fingerprint reads all weights, and those of a repository are not on this machine"
 
@@ -38,30 +38,24 @@ def inspect_repository(name: RepositoryName, output: Output, asked: Asked) -> No
 
     Of a gated repository that is closed to the user its files and their sizes are shown, then exits with 4.
     """
-    from llama_convert.hub import choose, look_up
-
     if asked.fingerprint:
         raise UsageError(_NEEDS_BYTES, advice=f"Run: llama-convert download {name}")
-    with no_path_either():
-        snapshot = look_up(name)
-    choice = choose(snapshot, asked.what)
-    if not choice.weights:
-        raise UsageError(f"--what {choice}: holds no weights to show", advice="Choose hf, original or gguf.")
+    there = found_on_hub(name, asked.what)
     try:
-        found = _inspected(snapshot, choice, asked)
+        found = _inspected(there, asked)
     except HubError as error:
-        raise _closed(error, snapshot, choice, output) from error
-    output.result(table([*figures(found), *_terms(snapshot, choice)]))
+        raise _closed(error, there, output) from error
+    output.result(table([*figures(found), *_terms(there)]))
     if asked.tensors:
         output.result("\n" + tensor_table(found))
-    output.data({"ok": True, **found.as_json(tensors=asked.tensors), "repository": _as_json(snapshot, choice)})
+    output.data({"ok": True, **found.as_json(tensors=asked.tensors), "repository": _as_json(there)})
 
 
-def _inspected(snapshot: Snapshot, choice: Choice, asked: Asked) -> Inspection:
+def _inspected(there: Found, asked: Asked) -> Inspection:
     from llama_convert.convert import inspect_checkpoint
     from llama_convert.hub import laid_out
 
-    with laid_out(snapshot, choice) as mount:
+    with laid_out(there.snapshot, there.choice) as mount:
         return _as_known(inspect_checkpoint(mount.place, asked.llama_version, asked.assumed), mount)
 
 
@@ -71,24 +65,26 @@ def _as_known(found: Inspection, mount: Mount) -> Inspection:
     return replace(found, path=mount.known_as(found.path), tokenizer=tokenizer)
 
 
-def _closed(error: HubError, snapshot: Snapshot, choice: Choice, output: Output) -> Exit:
+def _closed(error: HubError, there: Found, output: Output) -> Exit:
     """Show what is known of files that may not be read, and why they may not."""
     told = failure(error)
-    weights = [(entry.path, gigabytes(entry.size)) for entry in choice.entries]
-    output.result(table([("path", f"{snapshot.repository}@{snapshot.commit[:12]}"), *_terms(snapshot, choice)]))
+    weights = [(entry.path, gigabytes(entry.size)) for entry in there.choice.entries]
+    commit = there.snapshot.commit[:12]
+    output.result(table([("path", f"{there.snapshot.repository}@{commit}"), *_terms(there)]))
     output.result("\n" + table(weights))
     output.result("\nNot read: sizes, version and tensors, which are in these files.")
     complain(str(told))
-    output.data({**told.as_json(), "repository": _as_json(snapshot, choice)})
+    output.data({**told.as_json(), "repository": _as_json(there)})
     return Exit(told.status)
 
 
-def _terms(snapshot: Snapshot, choice: Choice) -> list[tuple[str, str]]:
+def _terms(there: Found) -> list[tuple[str, str]]:
+    gated = "yes: its licence must be accepted at the Hub" if there.snapshot.gated else "no"
+    licence = there.snapshot.licence or "none said"
     return [
-        ("download", _line(choice)),
-        *(("also there", _line(other)) for other in _others(snapshot, choice)),
-        ("gated", "yes: its licence must be accepted at the Hub" if snapshot.gated else "no"),
-        ("licence", snapshot.licence or "none said"),
+        ("download", "all of it is in the cache; the Hub was not asked" if there.stored else _line(there.choice)),
+        *(("also there", _line(other)) for other in _others(there)),
+        *(() if there.stored else (("gated", gated), ("licence", licence))),
     ]
 
 
@@ -96,23 +92,23 @@ def _line(choice: Choice) -> str:
     return f"{gigabytes(choice.nbytes)} in {counted(len(choice.entries), 'file')}: --what {choice}"
 
 
-def _others(snapshot: Snapshot, choice: Choice) -> list[Choice]:
+def _others(there: Found) -> list[Choice]:
     from llama_convert.hub import choices
 
-    return [other for other in choices(snapshot) if other.weights and other != choice]
+    return [other for other in choices(there.snapshot) if other.weights and other != there.choice]
 
 
-def _as_json(snapshot: Snapshot, choice: Choice) -> dict[str, Any]:
+def _as_json(there: Found) -> dict[str, Any]:
+    snapshot, choice = there.snapshot, there.choice
     return {
         "name": snapshot.repository,
         "commit": snapshot.commit,
-        "gated": snapshot.gated,
+        "gated": None if there.stored else snapshot.gated,
         "licence": snapshot.licence,
         "what": str(choice),
         "nbytes": choice.nbytes,
         "files": [{"path": entry.path, "size": entry.size} for entry in choice.entries],
         "others": [
-            {"what": str(other), "nbytes": other.nbytes, "files": len(other.entries)}
-            for other in _others(snapshot, choice)
+            {"what": str(other), "nbytes": other.nbytes, "files": len(other.entries)} for other in _others(there)
         ],
     }

@@ -7,10 +7,26 @@ from typing import Annotated
 
 from typer import Argument, Option
 
-Source = Annotated[
+UnfetchedSource = Annotated[
     Path,
     Argument(
-        metavar="SRC", help="Folder or file with the checkpoint, or org/name[@revision] on the Hub.", show_default=False
+        metavar="SRC",
+        help="Folder or file with the checkpoint; or organisation/name[@revision] on the Hub, without download.",
+        show_default=False,
+    ),
+]
+_SOURCE = Argument(
+    metavar="SRC", help="Folder or file with the checkpoint, or org/name[@revision] on the Hub.", show_default=False
+)
+Source = Annotated[Path, _SOURCE]
+MaybeSource = Annotated[Path | None, _SOURCE]
+What = Annotated[
+    str | None,
+    Option(
+        "--what",
+        help="Which checkpoint of a repository: hf, original or gguf; where there are several, such as gguf:Q4_0 or "
+        "original:mp8; to download also tokenizer, config. Left out: the one that suits best.",
+        show_default=False,
     ),
 ]
 Target = Annotated[Path, Argument(metavar="DST", help="Folder to write; must not exist yet.", show_default=False)]
@@ -100,54 +116,6 @@ VerifyHub = Annotated[
 ]
 Json = Annotated[bool, Option("--json", help="Print one JSON object, also on failure.")]
 Quiet = Annotated[bool, Option("--quiet", "-q", help="Print results only.")]
-# What generate and chat share.
-MaxNewTokens = Annotated[int, Option("--max-new-tokens", min=1, help="Tokens to write at most.")]
-Temperature = Annotated[
-    float | None,
-    Option(
-        "--temperature",
-        help="Draw tokens; logits are divided by this first (1: as the model has them). Without this and the four "
-        "options below the likeliest token is taken each time.",
-        show_default=False,
-    ),
-]
-TopK = Annotated[int | None, Option("--top-k", help="Draw from the k likeliest tokens only.", show_default=False)]
-TopP = Annotated[
-    float | None,
-    Option("--top-p", help="Draw from the likeliest tokens that have this probability together.", show_default=False),
-]
-MinP = Annotated[
-    float | None,
-    Option("--min-p", help="Draw from tokens at least this times as likely as the likeliest.", show_default=False),
-]
-Seed = Annotated[
-    int | None,
-    Option("--seed", min=0, max=2**32 - 1, help="The same seed draws the same tokens.", show_default=False),
-]
-Greedy = Annotated[bool, Option("--greedy", help="Take the likeliest token each time, as without any of these.")]
-Stop = Annotated[
-    list[str] | None,
-    Option("--stop", metavar="TEXT", help="End before this text; may be repeated.", show_default=False),
-]
-Eos = Annotated[
-    list[str] | None,
-    Option(
-        "--eos",
-        metavar="TOKEN",
-        help="End at this token, an id or a name, instead of at the model's own end tokens; may be repeated.",
-        show_default=False,
-    ),
-]
-Device = Annotated[str, Option("--device", help="Where to compute: auto, cuda (AMD's GPUs too), mps or cpu.")]
-ComputeType = Annotated[
-    str | None,
-    Option(
-        "--dtype",
-        help="Compute in float32, bfloat16 or float16 (default: the model's own type).",
-        show_default=False,
-    ),
-]
-Compile = Annotated[bool, Option("--compile", help="Have torch compile the model: a slow start, then faster tokens.")]
 TokenizerPath = Annotated[
     Path | None,
     Option(
@@ -155,14 +123,6 @@ TokenizerPath = Annotated[
         metavar="FILE",
         help="The tokenizer, of whatever kind: tokenizer.model, tokenizer.json, .gguf, tokenizer.bin (default: the "
         "model's own).",
-        show_default=False,
-    ),
-]
-Encoding = Annotated[
-    str | None,
-    Option(
-        "--quantization-encoding",
-        help="Hold the matrices in q4_0 or q8_0, or all in bfloat16 or float32 (default: as the files have them).",
         show_default=False,
     ),
 ]

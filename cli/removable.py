@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -16,6 +16,7 @@ from llama_convert.cli.entries import INCOMPLETE, cached_commits
 from llama_convert.convert.disk import freed, is_locked, on_disk
 from llama_convert.convert.errors import UsageError, counted
 from llama_convert.convert.made import Leftover, look_at
+from llama_convert.convert.readers import unread
 from llama_convert.convert.removing import (
     check_leftover,
     plan_removal,
@@ -85,18 +86,21 @@ def _cached(name: str, revisions: tuple[CachedRevision, ...]) -> Removable:
     if any(map(is_locked, plan.locks)):
         raise UsageError(f"{name}: a download of it is running", advice="Wait until it is over.")
     paths = [(revision, path) for revision in revisions for path in revision.files]
+    folders = {path.parent for _, path in paths}
+    with unread(name, folders):
+        pass
     return Removable(
         name=name,
         what=f"{counted(len(revisions), 'revision')} in the cache, which other programs use too",
         files=tuple(f"{revision.commit[:8]} {path.relative_to(revision.snapshot)}" for revision, path in paths),
         nbytes=sum(on_disk(path for _, path in paths).values()),
         freed=freed(plan.names),
-        carry_out=partial(_remove_cached, plan),
+        carry_out=partial(_remove_cached, plan, name, folders),
     )
 
 
-def _remove_cached(plan: CacheRemoval) -> None:
-    with _undisturbed():
+def _remove_cached(plan: CacheRemoval, name: str, folders: Collection[Path]) -> None:
+    with unread(name, folders), _undisturbed():
         remove_cached(plan)
 
 

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Option
 
 from llama_convert.cli import options
-from llama_convert.cli.converting import carry_out, conversion_json, parse_request, plan_json, plan_text
+from llama_convert.cli.converting import carry_out, conversion_json, parse_request
 from llama_convert.cli.output import Output
+from llama_convert.cli.plans import plan_json, plan_text
 
 if TYPE_CHECKING:
     from llama_convert.convert import Plan
@@ -50,6 +51,7 @@ def script(
 ) -> None:
     """Convert Meta's files to Hugging Face's, with the options of convert_llama_weights_to_hf.py."""
     from llama_convert.convert import UsageError, plan_conversion
+    from llama_convert.convert.readers import reading
 
     if not safe_serialization:
         raise UsageError("--safe_serialization False: only safetensors are written", advice="Leave the option out.")
@@ -65,7 +67,8 @@ def script(
         output.data({"ok": True, "plan": plan_json(plan)})
         return
     repository = _open_repository(output_dir) if push_to_hub else None
-    done = carry_out(plan, Path(output_dir), overwrite=overwrite, check=not no_check, output=output)
+    with reading(plan.source.path):
+        done = carry_out(plan, Path(output_dir), overwrite=overwrite, check=not no_check, output=output)
     if repository:
         _push(done.folder, repository, output)
     output.data({"ok": True, **conversion_json(done)})

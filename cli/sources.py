@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llama_convert.cli.output import Output
+from llama_convert.convert.errors import UsageError
 
 if TYPE_CHECKING:
+    from llama_convert.hub import Found
     from llama_convert.hub.download import DownloadPlan
     from llama_convert.hub.layouts import Choice
     from llama_convert.hub.repository import RepositoryName
@@ -44,25 +46,54 @@ def remote(
     source: Path,
     output: Output,
     *,
+    what: str | None = None,
     likeliest: Sequence[str] | None = None,
+    held_first: bool = False,
     needs: Callable[[Choice], Mapping[Path, int]] = lambda choice: {},
 ) -> DownloadPlan | None:
-    """The plan to fetch a source that names a repository; None for a path, and for what is neither."""
-    name = repository_meant(source)
+    """The plan to fetch a source that names a repository; None for a path, and for what is neither.
+
+    what, held_first: as in `plan_download`. Raises UsageError where `what` is given of a path, or holds no weights.
+    """
+    name = repository_meant(source, what)
     if name is None:
         return None
     from llama_convert.hub import plan_download
     from llama_convert.hub.layouts import LIKELIEST
 
     with no_path_either():
-        return plan_download(name, likeliest=likeliest or LIKELIEST, needs=needs, progress=output.progress)
+        plan = plan_download(
+            name,
+            what,
+            likeliest=likeliest or LIKELIEST,
+            held_first=held_first,
+            needs=needs,
+            progress=output.progress,
+        )
+    if not plan.choice.weights:
+        raise UsageError(f"--what {plan.choice}: holds no weights", advice="Choose hf, original or gguf.")
+    return plan
 
 
-def repository_meant(source: Path) -> RepositoryName | None:
-    """The repository that a user means by this; None where it is a path, for what is here comes first."""
+def repository_meant(source: Path, what: str | None = None) -> RepositoryName | None:
+    """The repository that a user means by this; None where it is a path, for what is here comes first.
+
+    what: as in `choose`. Raises UsageError where it is given of what is no repository.
+    """
     from llama_convert.hub import parse_name
 
-    return None if source.exists() else parse_name(str(source))
+    name = None if source.exists() else parse_name(str(source))
+    if what is not None and name is None:
+        raise UsageError(f"--what {what}: {source} is no repository", advice="Give the folder or file that is meant.")
+    return name
+
+
+def found_on_hub(name: RepositoryName, what: str | None, *, stored_first: bool = False) -> Found:
+    """The checkpoint of a repository that is to be read without downloading it; as in `find_checkpoint`."""
+    from llama_convert.hub import find_checkpoint
+
+    with no_path_either():
+        return find_checkpoint(name, what, stored_first=stored_first)
 
 
 @contextmanager

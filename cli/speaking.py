@@ -6,15 +6,17 @@ import resource
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llama_convert.cli.output import Output, gigabytes
 from llama_convert.cli.sources import local
+from llama_convert.cli.writing_options import Drawing, Running
 from llama_convert.convert.errors import UsageError, counted
 
 if TYPE_CHECKING:
+    from llama_convert.convert.containers.slices import DType
     from llama_convert.verify import Answer, Llama, Sampling
     from llama_convert.verify.opened import Opened
 
@@ -24,79 +26,81 @@ _RSS_UNIT = 1 if sys.platform == "darwin" else 1024
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Speaker:
-    """Which model to open, and how: the options of both commands."""
+    """Which model to open, and how."""
 
     source: Path
-    device: str
-    dtype: str | None
-    encoding: str | None
-    tokenizer: Path | None
-    ends: Sequence[str]
-    compile: bool
+    running: Running
     llama_version: str | None
 
-    def open(self, output: Output) -> Opened:
-        """All but the weights; a repository is fetched first. Raises UsageError where types contradict each other."""
-        from llama_convert.convert.containers.slices import DType
-        from llama_convert.verify.opened import open_source
+    @property
+    def ends(self) -> Sequence[str]:
+        """Ids and names of the tokens at which it ends; none for the model's own."""
+        return self.running.eos or []
 
-        quantised = {dtype.label: dtype for dtype in (DType.Q4_0, DType.Q8_0)}
-        plain = {dtype.label: dtype.label for dtype in (DType.BFLOAT16, DType.FLOAT32)}
-        encoding = self.encoding
-        if encoding is not None and encoding not in quantised | plain:
-            raise UsageError(
-                f"--quantization-encoding {encoding}: there is no such",
-                advice=f"Choose {', '.join([*quantised, *plain])}.",
-            )
-        if encoding in plain and self.dtype not in (None, encoding):
-            raise UsageError(
-                f"--quantization-encoding {encoding} and --dtype {self.dtype}: which one?",
-                advice="Leave one of them out.",
-            )
+    def open(self, output: Output) -> Opened:
+        """All but the weights; a repository is fetched, once the options are seen to be right. Raises UsageError."""
+        from llama_convert.verify.opened import check_options, open_source
+
+        device, tokenizer = self.running.device, self.running.tokenizer_path
+        dtype, quantise = _types(self.running)
+        check_options(device=device, dtype=dtype, quantise=quantise, tokenizer=tokenizer)
         return open_source(
             local(self.source, output).path,
-            device=self.device,
-            dtype=self.dtype or plain.get(encoding or ""),
-            quantise=quantised.get(encoding or ""),
-            tokenizer=self.tokenizer,
+            device=device,
+            dtype=dtype,
+            quantise=quantise,
+            tokenizer=tokenizer,
             ends=self.ends,
             llama_version=self.llama_version,
         )
 
     def load(self, opened: Opened, output: Output) -> Llama:
         """The weights as well, with a progress bar."""
+        from llama_convert.convert.readers import reading
         from llama_convert.verify.llama import load_opened
 
         total = sum(piece.nbytes for parts in opened.checkpoint.parts.values() for piece in parts.pieces)
         start = time.perf_counter()
-        with output.progress(total, self.source.name) as update:
-            found = load_opened(opened, compile=self.compile, on_progress=update)
+        with reading(opened.checkpoint.path), output.progress(total, self.source.name) as update:
+            found = load_opened(opened, compile=self.running.compile_model, on_progress=update)
         held = f"{str(found.model.dtype).removeprefix('torch.')} on {found.model.device}"
         output.say(f"{self.source}: {held}, loaded in {time.perf_counter() - start:.1f} s")
         return found
 
 
-def parse_sampling(
-    temperature: float | None,
-    top_k: int | None,
-    top_p: float | None,
-    min_p: float | None,
-    seed: int | None,
-    *,
-    greedy: bool,
-) -> Sampling:
+def _types(running: Running) -> tuple[str | None, DType | None]:
+    """What to compute in, and what to hold matrices in; UsageError where the options contradict each other."""
+    from llama_convert.convert.containers.slices import DType
+
+    quantised = {dtype.label: dtype for dtype in (DType.Q4_0, DType.Q8_0)}
+    plain = {dtype.label: dtype.label for dtype in (DType.BFLOAT16, DType.FLOAT32)}
+    encoding, computed = running.quantization_encoding, running.dtype
+    if encoding is not None and encoding not in quantised | plain:
+        raise UsageError(
+            f"--quantization-encoding {encoding}: there is no such",
+            advice=f"Choose {', '.join([*quantised, *plain])}.",
+        )
+    if encoding in plain and computed not in (None, encoding):
+        raise UsageError(
+            f"--quantization-encoding {encoding} and --dtype {computed}: which one?",
+            advice="Leave one of them out.",
+        )
+    return computed or plain.get(encoding or ""), quantised.get(encoding or "")
+
+
+def parse_sampling(drawing: Drawing) -> Sampling:
     """How tokens are drawn. UsageError for --greedy with what draws, and for values that no sampling has."""
     from llama_convert.verify.sampling import GREEDY, Sampling, check_sampling
 
-    options = {"--temperature": temperature, "--top-k": top_k, "--top-p": top_p, "--min-p": min_p, "--seed": seed}
-    given = [name for name, value in options.items() if value is not None]
+    options = asdict(drawing)
+    greedy = options.pop("greedy")
+    given = {name: value for name, value in options.items() if value is not None}
     if greedy and given:
-        raise UsageError(f"--greedy and {', '.join(given)}: draw or not?", advice="Leave one of them out.")
+        names = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise UsageError(f"--greedy and {names}: draw or not?", advice="Leave one of them out.")
     if not given:
         return GREEDY
-    found = Sampling(
-        temperature=1.0 if temperature is None else temperature, top_k=top_k, top_p=top_p, min_p=min_p, seed=seed
-    )
+    found = Sampling(**given)
     check_sampling(found)
     return found
 

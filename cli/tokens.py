@@ -11,6 +11,7 @@ from typer import Argument, Option
 
 from llama_convert.cli import options
 from llama_convert.cli.output import Output, table
+from llama_convert.cli.sources import found_on_hub, repository_meant
 
 if TYPE_CHECKING:
     from llama_convert.verify.token_lists import Token, Vocabulary
@@ -20,9 +21,9 @@ Row = tuple[str, ...]
 
 
 def vocab(
-    source: Annotated[Path, Argument(metavar="SRC", help="Folder or file with the checkpoint.", show_default=False)],
+    source: options.UnfetchedSource,
     other: Annotated[
-        Path | None, Argument(metavar="[OTHER]", help="A second checkpoint, shown beside it.", show_default=False)
+        Path | None, Argument(metavar="OTHER", help="A second checkpoint, shown beside it.", show_default=False)
     ] = None,
     sample: Annotated[
         int | None,
@@ -42,20 +43,20 @@ def vocab(
         Option("--text", metavar="TEXT", help="Show how a text is split; may be repeated.", show_default=False),
     ] = None,
     special: Annotated[bool, Option("--special", help="List all special tokens.")] = False,
+    what: options.What = None,
     tokenizer_path: options.TokenizerPath = None,
     llama_version: options.LlamaVersion = None,
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
     """Show a checkpoint's tokens: how many, the special ones, some others, and how a text is split."""
-    from llama_convert.verify.opened import open_tokenizer
-    from llama_convert.verify.token_lists import Vocabulary, check_ids, sampled
+    from llama_convert.verify.token_lists import check_ids, sampled
 
     output = Output(json=json, quiet=quiet)
-    sides = []
-    for path in [source, *([other] if other else [])]:
-        checkpoint, judge = open_tokenizer(path, tokenizer_path if path is source else None, llama_version)
-        sides.append(Vocabulary(checkpoint=checkpoint, judge=judge))
+    if other is None or repository_meant(other) is None:
+        repository_meant(source, what)  # refuses --what where there is no repository
+    sides = [_side(source, what, tokenizer_path, llama_version, output)]
+    sides += [_side(other, what, None, llama_version, output)] if other else []
     check_ids(ids or [], sides)
     asked = bool(ids or text or special)
     count = sample if sample is not None else 0 if asked else _SAMPLES
@@ -70,6 +71,24 @@ def vocab(
     for one in text or []:
         output.result(f"\n{one!r}\n" + table(_split_rows(sides, one)))
     output.data(_json(sides, listed, text or []))
+
+
+def _side(
+    source: Path, what: str | None, tokenizer: Path | None, llama_version: str | None, output: Output
+) -> Vocabulary:
+    """A checkpoint's tokens; of a repository that is not complete in the cache no weights are fetched for them."""
+    from llama_convert.hub import laid_out
+    from llama_convert.verify.token_lists import open_vocabulary
+
+    name = repository_meant(source)
+    if name is None:
+        return open_vocabulary(source, tokenizer, llama_version)
+    there = found_on_hub(name, what, stored_first=True)
+    if there.stored:
+        output.say(f"{name}: from the cache, at commit {there.snapshot.commit}")
+    with laid_out(there.snapshot, there.choice) as mount:
+        found = open_vocabulary(mount.place, tokenizer, llama_version)
+        return found.called(mount.known_as)
 
 
 def _summary(sides: Sequence[Vocabulary]) -> list[Row]:

@@ -31,7 +31,7 @@ def verify(
         Argument(metavar="A", help="Folder or file with a checkpoint, or org/name on the Hub.", show_default=False),
     ],
     b: Annotated[
-        Path | None, Argument(metavar="[B]", help="What should hold the same model.", show_default=False)
+        Path | None, Argument(metavar="B", help="What should hold the same model.", show_default=False)
     ] = None,
     level: Annotated[
         str | None,
@@ -75,6 +75,7 @@ def verify(
     """Prove that two checkpoints are the same model, whatever their formats, or that one is sound."""
     take_large_pages()
     from llama_convert.cli.sizes import parse_assumptions
+    from llama_convert.convert.readers import reading
     from llama_convert.verify import LEVELS, verify_levels
     from llama_convert.verify.against import verify_against
 
@@ -95,7 +96,8 @@ def verify(
         events = verify_levels(
             a, b, levels, llama_version=llama_version, assume=assumed, device=device, precision=compute
         )
-    report = show_verification(a, b, events, output)
+    with reading(a, b or a):
+        report = show_verification(a, b, events, output)
     if b is not None and level is None:
         _record(a, b, report, output)
     output.data(report.as_json())

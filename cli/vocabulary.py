@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Option
 
 from llama_convert.cli import options
-from llama_convert.cli.converting import carry_out, conversion_json, finish, parse_request, tell_plan, watched
+from llama_convert.cli.converting import carry_out, conversion_json, finish, parse_request, watched
+from llama_convert.cli.grouped import grouped
 from llama_convert.cli.output import Output, gigabytes
-from llama_convert.cli.sources import local
+from llama_convert.cli.plans import tell_far_plan, tell_plan
+from llama_convert.cli.sources import local, remote
 from llama_convert.convert.errors import UsageError, counted
 from llama_convert.convert.vocabulary import Change, Init
 
@@ -22,6 +24,23 @@ if TYPE_CHECKING:
     from llama_convert.convert.tokens import Tokens
 
 _INITS = "mean, zero, normal, copy:TOKEN"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Writing:
+    """How the result is written: what both commands take."""
+
+    in_place: options.InPlace = False
+    llama_version: options.LlamaVersion = None
+    dtype: options.DTypeName = None
+    quantize: options.Quantize = None
+    shards: options.Shards = None
+    shard_size: options.ShardSize = None
+    assume: options.Assume = None
+    overwrite: options.Overwrite = False
+    no_check: options.NoCheck = False
+    dry_run: options.DryRun = False
+    verify: options.Verify = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,9 +60,11 @@ class _Wish:
     verify: bool
 
 
+@grouped
 def pad(
     source: options.Source,
     target: options.MaybeTarget = None,
+    *,
     to: options.SameFormat = None,
     token: Annotated[
         str | None,
@@ -54,42 +75,22 @@ def pad(
         Option("--reuse-reserved/--no-reuse-reserved", help="Take a reserved token rather than add one."),
     ] = True,
     multiple_of: options.MultipleOf = None,
-    in_place: options.InPlace = False,
-    llama_version: options.LlamaVersion = None,
-    dtype: options.DTypeName = None,
-    quantize: options.Quantize = None,
-    shards: options.Shards = None,
-    shard_size: options.ShardSize = None,
-    assume: options.Assume = None,
-    overwrite: options.Overwrite = False,
-    no_check: options.NoCheck = False,
-    dry_run: options.DryRun = False,
-    verify: options.Verify = False,
+    writing: _Writing,
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
     """Give a model a token to pad with; says which, and why."""
-    from llama_convert.cli.sizes import parse_assumptions
     from llama_convert.convert import pad_change
 
     change = partial(pad_change, token=token, reuse_reserved=reuse_reserved, multiple_of=multiple_of)
     output = Output(json=json, quiet=quiet)
-    wish = _Wish(
-        source=source,
-        target=target,
-        to=to,
-        request=_request(dtype, quantize, shards, shard_size),
-        llama_version=llama_version,
-        assumed=parse_assumptions(assume or []),
-        in_place=in_place,
-        overwrite=overwrite,
-        check=not no_check,
-        dry_run=dry_run,
-        verify=verify,
-    )
-    wish = _here(wish, output)
+    wish = _wish(source, target, to, writing)
+    _check_place(wish)
+    if _told_far(wish, change, output):
+        return
+    wish = replace(wish, source=local(wish.source, output).path)
     plan = _plan(wish, change)
-    if in_place and not _changes(plan):
+    if wish.in_place and not _changes(plan):
         assert plan.source.change is not None  # it has been planned
         output.result(f"{source}: {plan.source.change.why} Nothing is written.")
         output.data({"ok": True, "written": False, "why": plan.source.change.why})
@@ -97,9 +98,11 @@ def pad(
     _carry_out(wish, plan, output)
 
 
+@grouped
 def resize(
     source: options.Source,
     target: options.MaybeTarget = None,
+    *,
     to: options.SameFormat = None,
     vocab_size: Annotated[
         int | None, Option("--vocab-size", help="Rows of embedding and head afterwards.", show_default=False)
@@ -119,22 +122,11 @@ def resize(
     multiple_of: options.MultipleOf = None,
     init: Annotated[str, Option("--init", help=f"What new rows are: {_INITS}.")] = "mean",
     seed: Annotated[int, Option("--seed", min=0, help="Of --init normal.")] = 0,
-    in_place: options.InPlace = False,
-    llama_version: options.LlamaVersion = None,
-    dtype: options.DTypeName = None,
-    quantize: options.Quantize = None,
-    shards: options.Shards = None,
-    shard_size: options.ShardSize = None,
-    assume: options.Assume = None,
-    overwrite: options.Overwrite = False,
-    no_check: options.NoCheck = False,
-    dry_run: options.DryRun = False,
-    verify: options.Verify = False,
+    writing: _Writing,
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
     """Add tokens, or change the number of rows of embedding and head; the rows there are keep every bit."""
-    from llama_convert.cli.sizes import parse_assumptions
     from llama_convert.convert import resize_change
 
     kind, copied = parse_init(init)
@@ -148,22 +140,12 @@ def resize(
         copied=copied,
         seed=seed,
     )
-    wish = _Wish(
-        source=source,
-        target=target,
-        to=to,
-        request=_request(dtype, quantize, shards, shard_size),
-        llama_version=llama_version,
-        assumed=parse_assumptions(assume or []),
-        in_place=in_place,
-        overwrite=overwrite,
-        check=not no_check,
-        dry_run=dry_run,
-        verify=verify,
-    )
+    wish = _wish(source, target, to, writing)
     output = Output(json=json, quiet=quiet)
-    wish = _here(wish, output)
-    _carry_out(wish, _plan(wish, change), output)
+    _check_place(wish)
+    if not _told_far(wish, change, output):
+        wish = replace(wish, source=local(wish.source, output).path)
+        _carry_out(wish, _plan(wish, change), output)
 
 
 def parse_init(text: str) -> tuple[Init, str | None]:
@@ -198,17 +180,32 @@ def _lines(path: Path) -> list[str]:
     return found
 
 
-def _request(dtype: str | None, quantize: str | None, shards: int | None, shard_size: str | None) -> Request:
-    from llama_convert.cli.sizes import parse_quantised
+def _wish(source: Path, target: Path | None, to: str | None, writing: _Writing) -> _Wish:
+    from llama_convert.cli.sizes import parse_assumptions, parse_quantised
 
-    request = parse_request(dtype, shard_size, instruct=False, special_tokens=None)
-    return replace(request, shards=shards, quantize=parse_quantised(quantize, "--quantize"))
+    request = parse_request(writing.dtype, writing.shard_size, instruct=False, special_tokens=None)
+    return _Wish(
+        source=source,
+        target=target,
+        to=to,
+        request=replace(request, shards=writing.shards, quantize=parse_quantised(writing.quantize, "--quantize")),
+        llama_version=writing.llama_version,
+        assumed=parse_assumptions(writing.assume or []),
+        in_place=writing.in_place,
+        overwrite=writing.overwrite,
+        check=not writing.no_check,
+        dry_run=writing.dry_run,
+        verify=writing.verify,
+    )
 
 
-def _here(wish: _Wish, output: Output) -> _Wish:
-    """The same with a source on this machine; what cannot be done is refused before anything is fetched."""
-    _check_place(wish)
-    return replace(wish, source=local(wish.source, output).path)
+def _told_far(wish: _Wish, change: Callable[[Checkpoint, Tokens], Change], output: Output) -> bool:
+    """Whether this was a dry run of a repository, and is done."""
+    found = remote(wish.source, output) if wish.dry_run else None
+    if found is None:
+        return False
+    tell_far_plan(found, lambda place: _plan(replace(wish, source=place), change), output)
+    return True
 
 
 def _plan(wish: _Wish, change: Callable[[Checkpoint, Tokens], Change]) -> Plan:
@@ -251,13 +248,16 @@ def _changes(plan: Plan) -> bool:
 
 
 def _carry_out(wish: _Wish, plan: Plan, output: Output) -> None:
+    from llama_convert.convert.readers import reading
+
     if wish.dry_run:
         tell_plan(plan, output)
     elif wish.target is None:
         output.data({"ok": True, **conversion_json(_rewritten(wish, plan, output))})
     else:
-        done = carry_out(plan, wish.target, overwrite=wish.overwrite, check=wish.check, output=output)
-        finish(done, output, verify=wish.verify, assumed=wish.assumed)
+        with reading(wish.source):
+            done = carry_out(plan, wish.target, overwrite=wish.overwrite, check=wish.check, output=output)
+            finish(done, output, verify=wish.verify, assumed=wish.assumed)
 
 
 def _rewritten(wish: _Wish, plan: Plan, output: Output) -> Conversion:

@@ -15,7 +15,7 @@ from llama_convert.convert.arithmetic import cast
 from llama_convert.convert.blocks import OpenFiles, read
 from llama_convert.convert.checkpoint import Parts
 from llama_convert.convert.containers.slices import FLOATS, DType, Scaled, TensorFile, TensorSlice
-from llama_convert.convert.containers.sources import is_far
+from llama_convert.convert.containers.sources import is_spared
 from llama_convert.convert.errors import CheckpointError, counted
 from llama_convert.convert.expressions import Stored
 from llama_convert.convert.format import Format
@@ -113,10 +113,10 @@ def untied(config: LlamaConfig) -> LlamaConfig:
 def widened_norms(parts: Mapping[Weight, Parts], dtype: DType) -> frozenset[Weight]:
     """The norms that are stored in float32 and whose every value the narrower type holds exactly.
 
-    Some formats store all norms in float32, whatever the model's type. Cost: the norms are read; those that are not
-    on this machine are not, and none of them counts: only a conversion needs to know.
+    Some formats store all norms in float32, whatever the model's type. Cost: the norms are read; those in files that
+    are to be spared are not, and none of them counts: only a conversion needs to know.
     """
-    norms = [weight for weight in parts if weight.role in NORM_ROLES and not is_far(parts[weight].pieces[0].file)]
+    norms = [weight for weight in parts if weight.role in NORM_ROLES and not is_spared(parts[weight].pieces[0].file)]
     with OpenFiles() as files:
         return frozenset(weight for weight in norms if _fits(parts[weight].pieces[0], dtype, files))
 

@@ -117,13 +117,22 @@ def _check_options(target: Format, request: Request) -> None:
         )
 
 
-def _rounding_note(source: Checkpoint, request: Request) -> list[str]:
-    quantised = {
+def is_quantised(source: Checkpoint) -> bool:
+    """Whether some of its weights are stored as codes of a quantised type."""
+    return bool(_quantised(source))
+
+
+def _quantised(source: Checkpoint) -> set[str]:
+    return {
         piece.dtype.label if isinstance(piece, TensorSlice) else piece.codes.dtype.label
         for parts in source.parts.values()
         for piece in parts.pieces
         if isinstance(piece, Scaled) or piece.dtype not in FLOATS
     }
+
+
+def _rounding_note(source: Checkpoint, request: Request) -> list[str]:
+    quantised = _quantised(source)
     if not quantised or request.dtype or request.quantize:
         return []
     return [

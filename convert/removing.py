@@ -13,6 +13,7 @@ from llama_convert.convert.errors import UsageError, counted
 from llama_convert.convert.made import Leftover, Made, is_part, leftover, read_made
 from llama_convert.convert.origin import CLIENT, DOWNLOAD
 from llama_convert.convert.publish import exclusive, lock_file, sync_path
+from llama_convert.convert.readers import unread
 
 _RECORDS = (Path(NAME), DOWNLOAD)
 # Beside a record of a download: what it, and the Hub's client, note about the files; parts of files yet to come.
@@ -36,7 +37,7 @@ class Removal:
 def plan_removal(folder: Path) -> Removal:
     """What is to go of the folder; nothing is touched.
 
-    Raises UsageError: it has no readable record, holds files that no record names, or a run is writing it.
+    Raises UsageError: it has no readable record, holds files that no record names, or a run writes or reads it.
     """
     made = read_made(folder)
     if is_locked(lock_file(folder)) or (made and any(is_locked(path) for path in made.files if _may_be_locked(path))):
@@ -50,7 +51,8 @@ def plan_removal(folder: Path) -> Removal:
     found = _planned(made)
     if found.unknown:
         raise _holds_others(found)
-    return found
+    with unread(folder, _folders(folder)):
+        return found
 
 
 def _planned(made: Made) -> Removal:
@@ -89,7 +91,7 @@ def remove_made(folder: Path) -> None:
     place = folder.resolve()
     aside = removed_folder(place)
     plan_removal(folder)
-    with exclusive(place):
+    with exclusive(place), unread(folder, _folders(place)):
         if leftover(aside) is not None:
             _delete(aside)
         place.rename(aside)

@@ -16,6 +16,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from llama_convert.hub.checked import same_size
 from llama_convert.hub.repository import RemoteEntry, RepositoryName, Snapshot
 from llama_convert.hub.small_files import read_values, write_text
 
@@ -47,6 +48,11 @@ def blobs(repository: str, digest: str) -> tuple[Path, ...]:
     """Where a file of this digest may lie: the repository's own blob, then those of other repositories."""
     own = repository_folder(repository) / "blobs" / digest
     return (own, *sorted(path for path in cache_root().glob(f"models--*/blobs/{digest}") if path != own))
+
+
+def held(repository: str, entry: RemoteEntry) -> Path | None:
+    """A file of the entry's digest and size that is here, by its name: its bytes are not held against that."""
+    return next((path.absolute() for path in blobs(repository, entry.digest) if same_size(path, entry)), None)
 
 
 def lock_path(repository: str, digest: str) -> Path:

@@ -4,45 +4,24 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeAlias
 
 from llama_convert.convert.errors import UsageError, counted
-from llama_convert.hub.checked import Memory, all_whole, same_size
-from llama_convert.hub.client_cache import blobs, is_listed, locked, stored_snapshot
+from llama_convert.hub.checked import Memory
+from llama_convert.hub.client_cache import is_listed, locked, stored_snapshot
 from llama_convert.hub.disks import Disk, check_disks, disks, nearest
 from llama_convert.hub.errors import HubError, explained
-from llama_convert.hub.fetch import arrived, fetch, partial_files
+from llama_convert.hub.fetch import fetch, partial_files
+from llama_convert.hub.held import PlannedFile, Progress, held_instead, planned_files
 from llama_convert.hub.layouts import LIKELIEST, Choice, choose, left_alone
 from llama_convert.hub.places import Place, find_place
 from llama_convert.hub.remote import RemoteFile
 from llama_convert.hub.repository import RemoteEntry, RepositoryName, Snapshot, look_up
 
-# Called with a number of bytes and what they are of; gives what is called with bytes done.
-Progress: TypeAlias = Callable[[int, str], AbstractContextManager[Callable[[int], None]]]
 _BLOCK = 512  # bytes, whatever the file system's own are
 _LISTED = 20  # missing files that a message names
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PlannedFile:
-    """One file. target: where its bytes go. held: a file of its digest that is here already, the target or another.
-
-    arrived: bytes that an interrupted run left. replaces: at the target lies a file that is another, or damaged.
-    """
-
-    entry: RemoteEntry
-    target: Path
-    held: Path | None
-    arrived: int
-    replaces: bool
-
-    @property
-    def to_fetch(self) -> int:
-        """Bytes that must come over the network."""
-        return 0 if self.held else self.entry.size - self.arrived
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +29,7 @@ class DownloadPlan:
     """What a download will do. left: what of the repository is left alone.
 
     refusal: why what is missing may not be fetched; None where it may, or nothing is missing.
+    instead_of: what suits better but is not here; None where the choice is the one that suits best.
     """
 
     snapshot: Snapshot
@@ -59,6 +39,7 @@ class DownloadPlan:
     left: tuple[RemoteEntry, ...]
     disks: tuple[Disk, ...]
     refusal: HubError | None
+    instead_of: Choice | None
     memory: Memory = field(repr=False)
 
     @property
@@ -99,21 +80,25 @@ def plan_download(
     *,
     to: Path | None = None,
     likeliest: Sequence[str] = LIKELIEST,
+    held_first: bool = False,
     needs: Callable[[Choice], Mapping[Path, int]] = lambda choice: {},
     progress: Progress = _silent,
 ) -> DownloadPlan:
     """What a download would do; nothing is written.
 
-    what, likeliest: as in `choose`. to: a folder; None for the client's cache. needs: bytes that will be written to
-    other places afterwards, by place. progress: shown while files that are here are held against their digests.
+    what, likeliest: as in `choose`. to: a folder; None for the client's cache. held_first: where `what` is None, take
+    rather a checkpoint of the same weights that the cache has than fetch the one that suits. needs: bytes that will be
+    written to other places afterwards, by place. progress: shown while files are held against their digests.
     Raises UsageError: no such checkpoint, or several. CheckpointError: names that lead out of the place. HubError.
     Cost: two requests and one for each thousand files, one more where it is gated; 1 GB/s for files that are here.
     """
     snapshot, offline = _snapshot(name)
-    choice = _choice(snapshot, what, likeliest, offline=offline)
-    place = find_place(snapshot, to, choice.entries, [entry.path for entry in choice.weights])
     memory = Memory()
-    files = _files(snapshot, choice, place, memory, progress)
+    suited = _choice(snapshot, what, likeliest, offline=offline)
+    other = held_instead(snapshot, suited, memory, progress) if held_first and what is None else None
+    choice = other or suited
+    place = find_place(snapshot, to, choice.entries, [entry.path for entry in choice.weights])
+    files = planned_files(snapshot, choice, place, memory, progress)
     missing = [file for file in files if file.held is None]
     return DownloadPlan(
         snapshot=snapshot,
@@ -123,6 +108,7 @@ def plan_download(
         left=left_alone(snapshot, choice),
         disks=disks({place.root: _written(files, place), **needs(choice)}),
         refusal=(_not_stored(snapshot, files, missing) if offline else _refusal(snapshot)) if missing else None,
+        instead_of=suited if other else None,
         memory=memory,
     )
 
@@ -194,36 +180,6 @@ def _choice(snapshot: Snapshot, what: str | None, likeliest: Sequence[str], *, o
             problems=error.problems,
             advice="Unset HF_HUB_OFFLINE and run it again.",
         ) from error
-
-
-def _files(
-    snapshot: Snapshot, choice: Choice, place: Place, memory: Memory, progress: Progress
-) -> tuple[PlannedFile, ...]:
-    """Where each file is or will be; what is here is held against its digest."""
-    candidates = [
-        (path, entry)
-        for entry in choice.entries
-        for path in dict.fromkeys((place.target(entry), *blobs(snapshot.repository, entry.digest)))
-        if same_size(path, entry)
-    ]
-    unknown = sum(entry.size for path, entry in candidates if not memory.holds(path, entry.digest))
-    with progress(unknown, "checking what is here") as update:
-        whole = all_whole(candidates, memory, update)
-    return tuple(
-        _planned(entry, place.target(entry), [path for path, digest in whole if digest == entry.digest])
-        for entry in choice.entries
-    )
-
-
-def _planned(entry: RemoteEntry, target: Path, whole: Sequence[Path]) -> PlannedFile:
-    held = target if target in whole else next(iter(sorted(whole)), None)
-    return PlannedFile(
-        entry=entry,
-        target=target,
-        held=held,
-        arrived=0 if held else arrived(target, entry.digest),
-        replaces=target.exists() and held != target,
-    )
 
 
 def _written(files: Sequence[PlannedFile], place: Place) -> int:

@@ -61,7 +61,7 @@ _KINDS = (
         name=ORIGINAL,
         weights=((r"consolidated\.\d\d\.pth|fp8_scales_\d+\.pt", ""),),
         needs="params.json",
-        beside=r"params\.json|tokenizer\.model|checklist\.chk|tokenizer_checklist\.chk|conversion\.json",
+        beside=r"params\.json|tokenizer\.model|special_tokens\.json|(tokenizer_)?checklist\.chk|conversion\.json",
         above="tokenizer.model",
     ),
     _Kind(name=GGUF, weights=((r"(?!mmproj|imatrix).+(?<!imatrix)\.gguf", ""),), apart=True),
@@ -250,7 +250,7 @@ def _which(snapshot: Snapshot, asked: str, found: Sequence[Choice], *, known: bo
     return UsageError(
         f"{snapshot.asked}: {asked} could be any of {len(found)}" if known else f"{snapshot.asked}: no {asked} there",
         problems=_shortened([_line(choice) for choice in found]),
-        advice=f"Name one, such as llama-convert download {snapshot.asked} --what {found[0]}.",
+        advice=f"Name one, such as --what {found[0]}.",
     )
 
 

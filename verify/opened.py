@@ -20,7 +20,7 @@ from llama_convert.verify.reading import torch_type
 from llama_convert.verify.speech import end_tokens, parse_ends
 from llama_convert.verify.tokenizer_judges import Judge
 
-_COMPUTED = (DType.FLOAT32, DType.BFLOAT16, DType.FLOAT16)
+_COMPUTED = {dtype.label: dtype for dtype in (DType.FLOAT32, DType.BFLOAT16, DType.FLOAT16)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,12 +54,27 @@ def open_source(
     ends: ids or names of tokens that end a text instead of the model's own.
     Raises UsageError: unknown names, or what does not go together. CheckpointError: what opening it raises.
     """
+    check_options(device=device, dtype=dtype, quantise=quantise, tokenizer=tokenizer)
     checkpoint = _with_tokenizer(open_checkpoint(Path(source), llama_version), tokenizer)
     holding = _holding(checkpoint, choose(device).device, dtype, quantise)
     judge = open_judge(checkpoint)
     _check_fit(checkpoint, judge)
     found = parse_ends(ends, judge, checkpoint.config.vocab_size) if ends else end_tokens(checkpoint, judge)
     return Opened(checkpoint=checkpoint, tokenizer=judge, ends=found, holding=holding)
+
+
+def check_options(*, device: str, dtype: str | None, quantise: DType | None, tokenizer: Path | None) -> None:
+    """Refuse what no checkpoint can be opened with, before one is looked for; options, errors: of `open_source`."""
+    place = choose(device).device
+    if dtype is not None and dtype not in _COMPUTED:
+        raise UsageError(f"Nothing computes in {dtype!r}", advice=f"Choose {', '.join(_COMPUTED)}.")
+    if quantise is not None and (place != "cpu" or dtype not in (None, DType.BFLOAT16.label)):
+        raise UsageError(
+            f"{quantise.label} is multiplied in bfloat16 on a CPU, not in {dtype or 'bfloat16'} on {place}",
+            advice="Leave the type to compute in away and add --device cpu, or do not quantise.",
+        )
+    if tokenizer is not None:
+        tokenizer_file(tokenizer)
 
 
 def open_tokenizer(
@@ -95,15 +110,7 @@ def _check_fit(checkpoint: Checkpoint, judge: Judge) -> None:
 
 
 def _holding(checkpoint: Checkpoint, device: str, dtype: str | None, quantise: DType | None) -> Holding:
-    known = {found.label: found for found in _COMPUTED}
-    if dtype is not None and dtype not in known:
-        raise UsageError(f"Nothing computes in {dtype!r}", advice=f"Choose {', '.join(known)}.")
-    if quantise is not None and (device != "cpu" or dtype not in (None, DType.BFLOAT16.label)):
-        raise UsageError(
-            f"{quantise.label} is multiplied in bfloat16 on a CPU, not in {dtype or 'bfloat16'} on {device}",
-            advice="Leave the type to compute in away and add --device cpu, or do not quantise.",
-        )
-    chosen = known[dtype] if dtype else DType.BFLOAT16 if quantise else computed_type(checkpoint, device)
+    chosen = _COMPUTED[dtype] if dtype else DType.BFLOAT16 if quantise else computed_type(checkpoint, device)
     return Holding(dtype=torch_type(chosen), device=device, quantise=quantise)
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from llama_convert.convert.checkpoint import Checkpoint
 from llama_convert.convert.errors import UsageError
+from llama_convert.verify.opened import open_tokenizer
 from llama_convert.verify.speech import end_tokens
 from llama_convert.verify.tokenizer_judges import Judge
 
@@ -34,6 +36,13 @@ class Vocabulary:
     def ends(self) -> tuple[int, ...]:
         """Where the model has no more to say."""
         return tuple(sorted(end_tokens(self.checkpoint, self.judge)))
+
+    def called(self, name: Callable[[Path], Path]) -> Vocabulary:
+        """The same with other names for its paths."""
+        return Vocabulary(
+            checkpoint=replace(self.checkpoint, path=name(self.checkpoint.path)),
+            judge=replace(self.judge, path=name(self.judge.path)),
+        )
 
     def token(self, number: int) -> Token | None:
         """The token of that id; None for a row without one."""
@@ -71,6 +80,12 @@ class Token:
             "bytes": self.content.hex(),
             "special": self.special,
         }
+
+
+def open_vocabulary(source: Path, tokenizer: Path | None = None, llama_version: str | None = None) -> Vocabulary:
+    """The tokens of the checkpoint in a folder or file. tokenizer: as in `open_source`, whose errors it raises."""
+    checkpoint, judge = open_tokenizer(source, tokenizer, llama_version)
+    return Vocabulary(checkpoint=checkpoint, judge=judge)
 
 
 def check_ids(numbers: Sequence[int], vocabularies: Sequence[Vocabulary]) -> None:

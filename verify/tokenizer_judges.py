@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from llama_convert.convert.errors import CheckpointError, ConvertError
+from llama_convert.convert.tokenizers.problems import read_bytes
 from llama_convert.convert.tokenizers.special_tokens import BEGIN
 
 # meta-llama/llama-models models/llama3/tokenizer.py, pat_str. Written here once more, not taken from the
@@ -92,7 +93,7 @@ def tiktoken_judge(path: Path, rows: int, names: Sequence[str]) -> Judge:
     import tiktoken
 
     try:
-        lines = [line.split() for line in path.read_bytes().splitlines() if line]
+        lines = [line.split() for line in read_bytes(path).splitlines() if line]
         ranks = {b64decode(token): int(rank) for token, rank in lines}
         room = max(rows - len(ranks), 0)
         special = {name: len(ranks) + place for place, name in enumerate(names[:room])}
@@ -124,8 +125,8 @@ def sentencepiece_judge(path: Path) -> Judge:
         ) from error
 
     try:
-        processor = SentencePieceProcessor(model_file=str(path))
-    except (RuntimeError, OSError) as error:
+        processor = SentencePieceProcessor(model_proto=read_bytes(path))
+    except RuntimeError as error:
         raise unreadable(path, "sentencepiece", error) from error
     numbers = range(processor.get_piece_size())
     pieces = [processor.id_to_piece(number) for number in numbers]
@@ -147,8 +148,9 @@ def tokenizers_judge(path: Path) -> Judge:
     """A tokenizer.json."""
     from tokenizers import Tokenizer, decoders
 
+    content = read_bytes(path)
     try:
-        tokenizer = Tokenizer.from_file(str(path))
+        tokenizer = Tokenizer.from_str(content.decode())
     except Exception as error:  # the library raises no narrower class
         raise unreadable(path, "tokenizers", error) from error
     added = tokenizer.get_added_tokens_decoder()

@@ -20,6 +20,7 @@ class FarError(UsageError):
 
 # For all threads: readers share their work out to others.
 _MOUNTED: dict[Path, ByteSource] = {}
+_SPARED: set[Path] = set()  # those of which no values are to be read, however few
 
 
 def byte_source(path: Path) -> ByteSource:
@@ -32,6 +33,11 @@ def is_far(path: Path) -> bool:
     return path in _MOUNTED
 
 
+def is_spared(path: Path) -> bool:
+    """Whether something is mounted there of which only tables of contents are asked for."""
+    return path in _SPARED
+
+
 def refuse_far(path: Path) -> None:
     """FarError for a path whose bytes are not on this machine: for readers that need a real file."""
     if is_far(path):
@@ -39,17 +45,20 @@ def refuse_far(path: Path) -> None:
 
 
 @contextmanager
-def mounted(sources: Mapping[Path, ByteSource]) -> Iterator[None]:
+def mounted(sources: Mapping[Path, ByteSource], *, spared: bool = True) -> Iterator[None]:
     """Have these paths read from these sources meanwhile, in every thread.
 
     The paths must exist, as empty files, and be spelled as they will be asked for. Nothing may be mounted there.
+    spared: as `is_spared` tells it of them.
     """
     taken = [str(path) for path in sources if is_far(path)]
     if taken:
         raise ValueError(f"mounted already: {', '.join(taken)}")
     _MOUNTED.update(sources)
+    _SPARED.update(sources if spared else ())
     try:
         yield
     finally:
+        _SPARED.difference_update(sources)
         for path in sources:
             del _MOUNTED[path]

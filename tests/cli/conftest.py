@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import signal
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,19 @@ import huggingface_hub.constants
 import pytest
 
 from llama_convert.cli import main
+from llama_convert.convert import Request, convert_checkpoint, plan_conversion
 from tests.checkpoints import CASES, Case
 from tests.cli.commands import Result, leftovers
 from tests.cli.hub_commands import User
+from tests.hub.conftest import no_user  # noqa: F401
+from tests.hub.downloads import NAME, point_at
 from tests.hub.fake_hub import FakeHub
 
+OTHER = "herd/alpaca"
 BY_NAME = {case.name: case for case in CASES}
+PAGE = 1 << 16  # bytes that a read of a file on the Hub fetches at the least
+Run = Callable[..., Result]
+Add = Callable[..., FakeHub]
 
 
 @pytest.fixture
@@ -102,6 +110,75 @@ def user(tmp_path: Path) -> Iterator[User]:
     home.mkdir()
     with FakeHub() as hub:
         yield User(hub, home)
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeHub]:
+    """A Hub that this process takes for the real one, without a token; nothing may stay in the temporary folder."""
+    constants = huggingface_hub.constants
+    scratch = tmp_path / "temporary"
+    scratch.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("TOKEN_PATH", "HUB_CACHE"):
+        monkeypatch.setattr(constants, f"HF_{name}", str(tmp_path / name))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "user-cache"))
+    with FakeHub() as hub:
+        monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+        template = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        yield hub
+    assert list(scratch.iterdir()) == []
+
+
+@pytest.fixture
+def add(hub: FakeHub) -> Add:
+    """(prefix=folder, ...) -> the Hub with the files of these folders, gated or not."""
+
+    def added(gated: bool = False, **folders: Path) -> FakeHub:
+        files = {
+            f"{prefix}/{path.relative_to(folder).as_posix()}".removeprefix("root/"): path
+            for prefix, folder in folders.items()
+            for path in sorted(folder.rglob("*"))
+            if path.is_file() and (prefix != "root" or "original" not in path.parts)
+        }
+        hub.add(NAME, files, gated=gated)
+        return hub
+
+    return added
+
+
+@pytest.fixture(scope="session")
+def gguf(meta_checkpoint: Callable[[Case], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Case 3-2shards in two GGUF files."""
+    folder = tmp_path_factory.mktemp("gguf") / "gguf"
+    plan = plan_conversion(meta_checkpoint(BY_NAME["3-2shards"]), to="gguf", request=Request(shard_size=1_500_000))
+    convert_checkpoint(plan, folder)
+    return folder
+
+
+def as_files(folder: Path, below: str = "") -> dict[str, bytes | Path | None]:
+    return {f"{below}{path.relative_to(folder)}": path for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def herd(
+    user: User,
+    meta_checkpoint: Callable[[Case], Path],
+    converted: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
+) -> FakeHub:
+    """One model in Meta's format and in Hugging Face's, known to this process, too."""
+    request.getfixturevalue("no_user")
+    monkeypatch.setenv("HOME", str(user.home))
+    monkeypatch.chdir(user.home)
+    point_at(user.hub, monkeypatch, user.home / ".cache")
+    original = as_files(meta_checkpoint(BY_NAME["3-2shards"]), "original/")
+    user.hub.add(NAME, {**original, **as_files(converted), "README.md": b"A model."})
+    user.hub.add(OTHER, original)
+    return user.hub
 
 
 def check_refusal(result: Result, status: int) -> None:

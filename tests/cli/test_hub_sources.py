@@ -11,39 +11,13 @@ from types import SimpleNamespace
 import pytest
 from huggingface_hub import constants
 
-from tests.checkpoints import Case
 from tests.cli.commands import Result, leftovers
-from tests.cli.conftest import BY_NAME, check_refusal
+from tests.cli.conftest import OTHER, check_refusal
 from tests.cli.hub_commands import User
-from tests.hub.conftest import no_user  # noqa: F401
-from tests.hub.downloads import NAME, everything, file_bytes, point_at
+from tests.hub.downloads import NAME, everything, file_bytes
 from tests.hub.fake_hub import Account, FakeHub
 
 Run = Callable[..., Result]
-OTHER = "herd/alpaca"
-
-
-def as_files(folder: Path, below: str = "") -> dict[str, bytes | Path | None]:
-    return {f"{below}{path.relative_to(folder)}": path for path in folder.rglob("*") if path.is_file()}
-
-
-@pytest.fixture
-def herd(
-    user: User,
-    meta_checkpoint: Callable[[Case], Path],
-    converted: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    request: pytest.FixtureRequest,
-) -> FakeHub:
-    """One model in Meta's format and in Hugging Face's, known to this process, too."""
-    request.getfixturevalue("no_user")
-    monkeypatch.setenv("HOME", str(user.home))
-    monkeypatch.chdir(user.home)
-    point_at(user.hub, monkeypatch, user.home / ".cache")
-    original = as_files(meta_checkpoint(BY_NAME["3-2shards"]), "original/")
-    user.hub.add(NAME, {**original, **as_files(converted), "README.md": b"A model."})
-    user.hub.add(OTHER, original)
-    return user.hub
 
 
 def test_a_gated_repository_in_one_command(user: User, herd: FakeHub) -> None:
@@ -88,7 +62,7 @@ def test_files_are_called_after_the_repository_and_its_other_format_does_no_harm
 ) -> None:
     """The cache's folders are named after commits. A certificate speaks of its own weights, not of original/."""
     assert run("download", NAME, "--what", "original").status == 0
-    done = run("convert", NAME, tmp_path / "out", "--to", "gguf")
+    done = run("convert", NAME, tmp_path / "out", "--to", "gguf", "--what", "hf")
     assert done.status == 0, done.out
     name = NAME.rpartition("/")[2]
     assert [path.name for path in (tmp_path / "out").glob("*.gguf")] == [f"{name}-bf16.gguf"]
@@ -130,16 +104,6 @@ def test_pad_and_resize(herd: FakeHub, run: Run, output: Path) -> None:
     assert everything(Path(constants.HF_HUB_CACHE)) == before
 
 
-def test_a_dry_run_fetches_nothing(herd: FakeHub, run: Run, output: Path) -> None:
-    planned = run("convert", NAME, output, "--dry-run", "--json")
-    assert planned.json["download"]["to_fetch"] > 0
-    assert file_bytes(herd) == 0
-    assert run("download", NAME, "--what", "original").status == 0
-    planned = run("convert", NAME, output, "--dry-run", "--json")
-    assert planned.json["plan"]["target"] == "hf"
-    assert leftovers(output) == []
-
-
 @pytest.mark.parametrize(
     ("options", "status", "words"),
     [
@@ -167,6 +131,7 @@ def test_the_disk_must_do_for_source_and_output(
     assert [disk["needed"] for disk in plan["disks"]] == [needed]
     quantized = run("convert", OTHER, output, "--to", "gguf", "--quantize", "q4_0", "--dry-run", "--json").json
     assert [disk["needed"] for disk in quantized["download"]["disks"]] == [plan["nbytes"] + weights * 9 // 32]
+    herd.clear()
     monkeypatch.setattr(shutil, "disk_usage", lambda place: SimpleNamespace(total=10**9, used=0, free=needed - 1))
     refused = run("convert", NAME, output)
     check_refusal(refused, 5)

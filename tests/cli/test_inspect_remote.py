@@ -6,72 +6,19 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub.constants
 import pytest
 
-from llama_convert.convert import Request, convert_checkpoint, inspect_checkpoint, plan_conversion
+from llama_convert.convert import inspect_checkpoint
 from llama_convert.convert.containers.pth_writer import lay_out
 from llama_convert.convert.containers.slices import DType
-from tests.checkpoints import Case, shapes, write_meta
-from tests.cli.commands import Result
-from tests.cli.conftest import BY_NAME
+from tests.checkpoints import shapes, write_meta
+from tests.cli.conftest import BY_NAME, NAME, PAGE, Add, Run
 from tests.hub.fake_hub import Account, FakeHub
 from tests.hub.fake_hub.contents import Blob
 from tests.small_tokenizers import small_tiktoken
-
-NAME = "herd/llama"
-PAGE = 1 << 16
-Run = Callable[..., Result]
-Add = Callable[..., FakeHub]
-
-
-@pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeHub]:
-    """A Hub that this process takes for the real one, without a token; nothing may stay in the temporary folder."""
-    constants = huggingface_hub.constants
-    scratch = tmp_path / "temporary"
-    scratch.mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
-    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
-    with FakeHub() as hub:
-        monkeypatch.setattr(constants, "ENDPOINT", hub.url)
-        template = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-        yield hub
-    assert list(scratch.iterdir()) == []
-
-
-@pytest.fixture
-def add(hub: FakeHub) -> Add:
-    """(prefix=folder, ...) -> the Hub with the files of these folders, gated or not."""
-
-    def added(gated: bool = False, **folders: Path) -> FakeHub:
-        files = {
-            f"{prefix}/{path.relative_to(folder).as_posix()}".removeprefix("root/"): path
-            for prefix, folder in folders.items()
-            for path in sorted(folder.rglob("*"))
-            if path.is_file() and (prefix != "root" or "original" not in path.parts)
-        }
-        hub.add(NAME, files, gated=gated)
-        return hub
-
-    return added
-
-
-@pytest.fixture(scope="session")
-def gguf(meta_checkpoint: Callable[[Case], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Case 3-2shards in two GGUF files."""
-    folder = tmp_path_factory.mktemp("gguf") / "gguf"
-    plan = plan_conversion(meta_checkpoint(BY_NAME["3-2shards"]), to="gguf", request=Request(shard_size=1_500_000))
-    convert_checkpoint(plan, folder)
-    return folder
 
 
 def told(run: Run, *options: object) -> dict[str, Any]:

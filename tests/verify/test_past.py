@@ -87,7 +87,7 @@ def test_a_program_is_made_for_each_size_of_a_cache(llama, monkeypatch):
     config = replace(llama.model.config, layers=1)
     llama = replace(llama, model=replace(llama.model, config=config, layers=llama.model.layers[:1]))
     compiled = replace(llama, compiled=True)
-    monkeypatch.setattr(torch._dynamo.config, "cache_size_limit", 2)
+    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 2)
     for length in range(2, 6):
         prompt = list(range(3, 3 + length))
         wanted = llama.generate([prompt], max_new_tokens=3)
