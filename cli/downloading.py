@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from llama_convert.hub.held import PlannedFile
     from llama_convert.hub.repository import RemoteEntry
 
+_PICKLES = (".pth", ".pt", ".bin")
+
 
 def download(
     repository: Annotated[
@@ -93,6 +95,7 @@ def plan_text(plan: DownloadPlan) -> str:
         ("fetch", f"{gigabytes(plan.to_fetch)} of {gigabytes(plan.nbytes)}; {gigabytes(here)} are here already"),
         *[("disk", disk) for disk in _disks(plan)],
         ("access", _access(plan)),
+        *[("scan", scan) for scan in _scan(plan)],
         ("to", str(plan.checkpoint)),
     ]
     left = _left(plan)
@@ -148,6 +151,18 @@ def _access(plan: DownloadPlan) -> str:
     return f"gated, and the token may read it{licence}" if asked else f"gated, nothing to fetch{licence}"
 
 
+def _scan(plan: DownloadPlan) -> list[str]:
+    """What the Hub's scanners found in files that are pickles, which can run code where others load them.
+
+    Nothing where it tells of no finished scan.
+    """
+    flagged = plan.snapshot.flagged
+    if flagged is None or not any(entry.path.endswith(_PICKLES) for entry in plan.choice.weights):
+        return []
+    found = [f"{entry.path} ({flagged[entry.path]})" for entry in plan.choice.entries if entry.path in flagged]
+    return [f"THE HUB WARNS of {', '.join(found)}" if found else "the Hub's scanners warn of none of these files"]
+
+
 def _left(plan: DownloadPlan) -> str:
     """What of the repository is not taken: other checkpoints by name, and the rest."""
     from llama_convert.hub.layouts import choices
@@ -199,6 +214,7 @@ def plan_json(plan: DownloadPlan) -> dict[str, Any]:
         ],
         "gated": plan.snapshot.gated,
         "licence": plan.snapshot.licence,
+        "flagged": plan.snapshot.flagged,
         "instead_of": str(plan.instead_of) if plan.instead_of else None,
         "refusal": plan.refusal.summary if plan.refusal else None,
     }

@@ -23,7 +23,6 @@ _LEFT_BY = {
     "partial": "not finished: left by a killed run",
     "replaced": "the old folder: left by a run that was killed while it replaced it",
     "removed": "half removed",
-    "download": "a download that did not end",
 }
 
 
@@ -201,8 +200,16 @@ def made_entry(made: Made) -> Entry:
         last_used=max(read, default=None),
         missing=missing,
         changed=changed,
-        state=f"damaged: {made.problem}" if made.problem else "",
+        state=_state_of_made(made),
     )
+
+
+def _state_of_made(made: Made) -> str:
+    if made.problem:
+        return f"damaged: {made.problem}"
+    if not made.to_come:
+        return ""
+    return "being downloaded now" if made.is_filled() else "a download that did not end"
 
 
 def leftover_entry(left: Leftover) -> Entry:

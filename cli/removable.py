@@ -136,7 +136,7 @@ def _folder(name: str) -> Removable:
     plan = plan_removal(path)
     return Removable(
         name=name,
-        what="a folder that llama-convert made",
+        what="a download that did not end" if found.to_come else "a folder that llama-convert made",
         files=tuple(str(file.relative_to(path)) for file in plan.names),
         nbytes=sum(on_disk(plan.names).values()),
         freed=freed(plan.names),

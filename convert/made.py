@@ -13,7 +13,7 @@ from llama_convert.convert.claims import NAME
 from llama_convert.convert.disk import files_below, is_locked
 from llama_convert.convert.errors import CheckpointError, UsageError
 from llama_convert.convert.json_files import read_object
-from llama_convert.convert.origin import CLIENT, DOWNLOAD, Origin, known_origin
+from llama_convert.convert.origin import DOWNLOAD, Origin, known_origin
 from llama_convert.convert.places import Contents
 from llama_convert.convert.publish import lock_file
 
@@ -35,13 +35,15 @@ class Verdict:
 class Made:
     """A folder with a record of ours.
 
-    recorded: sizes of its files by their name in it, as the records have them. source: name of the folder that it
+    recorded: sizes of its files by their name in it, as the records have them. to_come: names of files that a
+    download has not brought yet; what lies under them is not ours. source: name of the folder that it
     was converted from. contents: as the record says; None where it does not and the folder must be opened.
     problem: why its record cannot be read.
     """
 
     folder: Path
     recorded: Mapping[str, int] = field(default_factory=dict)
+    to_come: tuple[str, ...] = ()
     origin: Origin | None = None
     source: str | None = None
     contents: Contents | None = None
@@ -54,10 +56,14 @@ class Made:
         return tuple(files_below(self.folder))
 
     def differing(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """Recorded files that are missing, and those that have another size than was recorded."""
+        """Files that are missing, and recorded ones that have another size than was recorded."""
         there = {name: path.stat().st_size for name in self.recorded if (path := self.folder / name).is_file()}
         changed = tuple(name for name, size in there.items() if size != self.recorded[name])
-        return tuple(name for name in self.recorded if name not in there), changed
+        return (*(name for name in self.recorded if name not in there), *self.to_come), changed
+
+    def is_filled(self) -> bool:
+        """Whether a download into it is running: by the locks of the Hub's client, and on parts of files."""
+        return any(is_locked(path) for path in self.files if path.suffix == ".lock" or is_part(path))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,8 +71,7 @@ class Leftover:
     """What a run left that was killed. target: the folder that it was about.
 
     kind: `partial`, not yet whole; `replaced`, the old folder while a new one took its place; `removed`, what was
-    being removed; `download`, a folder with parts of files. files: all that was left, of a download the parts alone.
-    in_use: a run that is not over works on the target.
+    being removed. files: all that was left. in_use: a run that is not over works on the target.
     """
 
     kind: str
@@ -129,9 +134,7 @@ def _walk(folder: Path, without: Collection[Path], depth: int) -> Iterator[Made 
 
 def look_at(folder: Path) -> Made | Leftover | None:
     """The folder as what a killed run left, or as one with a record of ours; None where it is neither."""
-    if _LEFT.fullmatch(folder.name):
-        return leftover(folder)
-    return read_made(folder) or leftover(folder)
+    return leftover(folder) if _LEFT.fullmatch(folder.name) else read_made(folder)
 
 
 def leftover(folder: Path) -> Leftover | None:
@@ -140,10 +143,8 @@ def leftover(folder: Path) -> Leftover | None:
     The lock that a killed run leaves beside it, or a record inside, tells it from a stranger of such a name.
     """
     match = _LEFT.fullmatch(folder.name)
-    if not folder.is_dir():
+    if match is None or not folder.is_dir():
         return None
-    if match is None:
-        return _unfinished(folder)
     target = folder.resolve().parent / match["name"]
     marked = lock_file(target).exists()
     if match["kind"] == "removed":
@@ -153,15 +154,6 @@ def leftover(folder: Path) -> Leftover | None:
     files = tuple(files_below(folder))
     in_use = is_locked(lock_file(target))
     return Leftover(kind=match["kind"], folder=folder, target=target, files=files, in_use=in_use)
-
-
-def _unfinished(folder: Path) -> Leftover | None:
-    """A folder that a download has begun to fill; without parts of files it is none of ours, for want of a record."""
-    if not (folder / CLIENT).is_dir():
-        return None
-    parts = tuple(path for path in files_below(folder) if is_part(path))
-    in_use = any(map(is_locked, parts))
-    return Leftover(kind="download", folder=folder, target=folder, files=parts, in_use=in_use) if parts else None
 
 
 def is_part(path: Path) -> bool:
@@ -193,12 +185,14 @@ def _is_ours(values: Mapping[str, Any]) -> bool:
 
 def _made(folder: Path, converted: Mapping[str, Any], fetched: Mapping[str, Any]) -> Made:
     target, source = converted.get("target", {}), converted.get("source", {})
-    recorded = {**fetched.get("files", {}), **target.get("files", {})}
+    earlier = {name: entry for name, entry in fetched.get("earlier", {}).items() if (folder / name).is_file()}
+    recorded = {**earlier, **fetched.get("files", {}), **target.get("files", {})}
     said = {name: target.get(name) for name in _SAID}
     verified = converted.get("verified")
     return Made(
         folder=folder,
         recorded={name: int(entry["size"]) for name, entry in recorded.items()},
+        to_come=tuple(fetched.get("to_come", ())),
         origin=known_origin(folder),
         source=source.get("folder"),
         contents=Contents(place="", **said) if None not in said.values() else None,

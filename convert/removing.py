@@ -40,7 +40,7 @@ def plan_removal(folder: Path) -> Removal:
     Raises UsageError: it has no readable record, holds files that no record names, or a run writes or reads it.
     """
     made = read_made(folder)
-    if is_locked(lock_file(folder)) or (made and any(is_locked(path) for path in made.files if _may_be_locked(path))):
+    if is_locked(lock_file(folder)) or (made and made.is_filled()):
         raise UsageError(f"{folder}: a run is writing it now", advice="Wait until it is over.")
     if made is None or made.problem:
         raise UsageError(
@@ -66,11 +66,6 @@ def _is_known(name: Path, made: Made) -> bool:
         return True
     kept = _KEPT if (made.folder / DOWNLOAD).is_file() else ()
     return any(folder in name.parents for folder in kept) or (bool(kept) and is_part(name))
-
-
-def _may_be_locked(path: Path) -> bool:
-    """The locks of the Hub's client, and parts of files that come."""
-    return path.suffix == ".lock" or is_part(path)
 
 
 def _holds_others(found: Removal) -> UsageError:
@@ -119,10 +114,6 @@ def check_leftover(left: Leftover) -> None:
 def remove_leftover(left: Leftover) -> None:
     """Remove what a killed run left. Raises what `check_leftover` raises."""
     check_leftover(left)
-    if left.kind == "download":
-        for path in left.files:
-            path.unlink(missing_ok=True)
-        return
     try:
         with exclusive(left.target):
             if left.kind == "removed":

@@ -128,7 +128,7 @@ def download(
     if plan.refusal is not None:
         raise plan.refusal
     check_disks(plan.snapshot.asked, plan.disks)
-    plan.place.begin()
+    plan.place.begin([file.entry for file in plan.files])
     fetched = 0
 
     def came(nbytes: int) -> None:
@@ -141,7 +141,7 @@ def download(
             xet = _obtain(plan, file, came, on_note, xet=xet)
             plan.place.settle(file.entry)
             plan.memory.note(file.target, file.entry.digest)
-        note = plan.place.finish([file.entry for file in plan.files])
+        note = plan.place.finish()
     finally:
         plan.memory.save()
     if note:

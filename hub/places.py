@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -34,13 +35,13 @@ class Place(Protocol):
     def may_share(self, entry: RemoteEntry) -> bool:
         """Whether it may be a second name of a file in the cache."""
 
-    def begin(self) -> None:
-        """Before the first byte."""
+    def begin(self, entries: Sequence[RemoteEntry]) -> None:
+        """Before the first byte of these files."""
 
     def settle(self, entry: RemoteEntry) -> None:
         """The file is there and whole."""
 
-    def finish(self, entries: Sequence[RemoteEntry]) -> str | None:
+    def finish(self) -> str | None:
         """All files are there. What the user should know of it, as one sentence."""
 
 
@@ -68,14 +69,14 @@ class CachePlace:
         del entry  # nothing in a cache is written to again
         return True
 
-    def begin(self) -> None:
+    def begin(self, entries: Sequence[RemoteEntry]) -> None:
+        del entries  # the links of the snapshot tell which are there
         client_cache.write_listing(self._folder, self.snapshot)
 
     def settle(self, entry: RemoteEntry) -> None:
         client_cache.link(self.snapshot, entry)
 
-    def finish(self, entries: Sequence[RemoteEntry]) -> str | None:
-        del entries
+    def finish(self) -> str | None:
         older = client_cache.point(self.snapshot)
         if older is None:
             return None
@@ -88,7 +89,11 @@ class CachePlace:
 
 @dataclass(frozen=True, slots=True)
 class FolderPlace:
-    """A folder with the repository's paths. weights: paths of the files that nobody changes where they lie."""
+    """A folder with the repository's paths. weights: paths of the files that nobody changes where they lie.
+
+    A record in it tells from the beginning which files came (`files`), which are yet to come (`to_come`), and which
+    are of a commit that lay there before (`earlier`).
+    """
 
     root: Path
     snapshot: Snapshot
@@ -103,29 +108,47 @@ class FolderPlace:
     def may_share(self, entry: RemoteEntry) -> bool:
         return entry.path in self.weights
 
-    def begin(self) -> None:
+    def begin(self, entries: Sequence[RemoteEntry]) -> None:
+        """What of another commit is the same in this one has come; the rest of it is from before."""
+        now = {entry.path: _record(entry) for entry in self.snapshot.entries}
+        with self._noting() as told:
+            came = told["files"]
+            told["files"] = {path: values for path, values in came.items() if now.get(path) == values}
+            told["earlier"] |= {path: values for path, values in came.items() if path not in told["files"]}
+            awaited = {entry.path: _record(entry) for entry in entries if entry.path not in told["files"]}
+            told["to_come"] = {**(told["to_come"] if self._is_same(told) else {}), **awaited}
+            told |= {"repository": self.snapshot.repository, "commit": self.snapshot.commit}
         client_cache.write_listing(self.root / _CLIENT, self.snapshot)
 
     def settle(self, entry: RemoteEntry) -> None:
         """Tell the client which file this is: commit, ETag, and the time at which that was so."""
         write_text(self._metadata(entry), f"{self.snapshot.commit}\n{entry.digest}\n{time.time()}\n")
+        with self._noting() as told:
+            for gone in ("to_come", "earlier"):
+                told[gone].pop(entry.path, None)
+            told["files"][entry.path] = _record(entry)
+
+    @contextmanager
+    def _noting(self) -> Iterator[dict[str, Any]]:
+        """The record, to be changed in the block; another process waits meanwhile."""
+        path = self.root / _RECORD
+        with client_cache.locked(path.with_suffix(".lock")):
+            before = read_values(path)
+            told = {"repository": None, "commit": None, **before}
+            told |= {part: dict(told.get(part, {})) for part in ("files", "to_come", "earlier")}
+            yield told
+            if told != before:
+                told["date"] = datetime.now(timezone.utc).isoformat(timespec="seconds")
+                told["files"] = dict(sorted(told["files"].items()))
+                write_text(path, json.dumps(told, indent=2) + "\n")
+
+    def _is_same(self, told: Mapping[str, Any]) -> bool:
+        return (told["repository"], told["commit"]) == (self.snapshot.repository, self.snapshot.commit)
 
     def _metadata(self, entry: RemoteEntry) -> Path:
         return self.root / _CLIENT / "download" / f"{entry.path}.metadata"
 
-    def finish(self, entries: Sequence[RemoteEntry]) -> str | None:
-        """Leave a record of the download; one of the same commit is added to."""
-        path = self.root / _RECORD
-        told = read_values(path)
-        same = (told.get("repository"), told.get("commit")) == (self.snapshot.repository, self.snapshot.commit)
-        files = {**(told.get("files", {}) if same else {}), **{entry.path: _record(entry) for entry in entries}}
-        values = {
-            "repository": self.snapshot.repository,
-            "commit": self.snapshot.commit,
-            "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            "files": dict(sorted(files.items())),
-        }
-        write_text(path, json.dumps(values, indent=2) + "\n")
+    def finish(self) -> str | None:
         return None
 
 

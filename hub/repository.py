@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from llama_convert.hub.errors import explained
@@ -46,6 +47,7 @@ class Snapshot:
     """A repository at one commit. repository: its name as it is now, after renamings. asked: what the user typed.
 
     commit: 40 hexadecimal digits. gated: whether a licence must be accepted first. licence: as its card says.
+    flagged: files that the Hub's scanners warn of, and the level of that; None where there is no finished scan.
     """
 
     asked: RepositoryName
@@ -54,6 +56,7 @@ class Snapshot:
     entries: tuple[RemoteEntry, ...]
     gated: bool
     licence: str | None
+    flagged: Mapping[str, str] | None = None
 
 
 def parse_name(text: str) -> RepositoryName | None:
@@ -73,7 +76,7 @@ def look_up(name: RepositoryName) -> Snapshot:
 
     api = HfApi()
     with explained(str(name)):
-        info = api.model_info(name.repository, revision=name.revision)
+        info = api.model_info(name.repository, revision=name.revision, securityStatus=True)
         tree = api.list_repo_tree(info.id, recursive=True, revision=info.sha)
         entries = tuple(_entry(item) for item in tree if isinstance(item, RepoFile))
     return Snapshot(
@@ -83,7 +86,17 @@ def look_up(name: RepositoryName) -> Snapshot:
         entries=entries,
         gated=bool(info.gated),
         licence=getattr(info.card_data, "license_name", None) or getattr(info.card_data, "license", None),
+        flagged=_flagged(info.security_repo_status),
     )
+
+
+def _flagged(status: object) -> dict[str, str] | None:
+    """By the Hub's answer: `{"scansDone": true, "filesWithIssues": [{"path": ..., "level": ...}]}`."""
+    found = status if isinstance(status, dict) else {}
+    issues = found.get("filesWithIssues")
+    if found.get("scansDone") is not True or not isinstance(issues, list):
+        return None
+    return {str(issue.get("path")): str(issue.get("level")) for issue in issues if isinstance(issue, dict)}
 
 
 def _entry(item: object) -> RemoteEntry:

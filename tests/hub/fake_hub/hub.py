@@ -45,8 +45,9 @@ _ROUTES: tuple[tuple[str, str, Callable[..., Answer]], ...] = (
 class FakeHub:
     """A Hub on this machine. With `with` it listens, on ports of the system's choice.
 
-    tokens: token -> Account. page_size: entries of a tree listing's page. xet: off; True: files come over Xet from a
-    local storage; "stalled": over Xet from a storage that accepts connections and never answers.
+    tokens: token -> Account. scan: what scanners say of every repository, where that is asked for. page_size: entries
+    of a tree listing's page. xet: off; True: files come over Xet from a local storage; "stalled": over Xet from a
+    storage that accepts connections and never answers.
     """
 
     def __init__(self) -> None:
@@ -55,6 +56,7 @@ class FakeHub:
         self.renamed: dict[str, str] = {}
         self.blobs: dict[str, Blob] = {}
         self.xet_hashes: dict[str, str] = {}
+        self.scan: dict[str, Any] | None = None
         self.page_size = 1000
         self.xet: bool | str = False
         self.lock = RLock()

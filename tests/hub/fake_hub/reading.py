@@ -39,6 +39,7 @@ def model_info(hub: FakeHub, call: Call, name: str, revision: str = "main") -> A
         "tags": [],
         "usedStorage": sum(blob.size for blob in commit.files.values()),
         "siblings": [_sibling(path, blob, "blobs" in call.query) for path, blob in commit.files.items()],
+        **({"securityRepoStatus": hub.scan} if hub.scan and "securityStatus" in call.query else {}),
     })  # fmt: skip
 
 
