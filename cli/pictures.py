@@ -53,11 +53,11 @@ class _Scale:
     zero: bool
 
     def at(self, value: float) -> float:
-        """Where a value lies; zero, and what is beyond the ends, at the ends."""
-        if not value > 0:
-            return self.start if value == 0 else self.end  # NaN is as far away as can be
+        """Where a value lies; zero at the start, and what is not finite at the end."""
+        if value == 0:
+            return self.start
         share = (log10(value) - self.low) / (self.high - self.low) if isfinite(value) else 1
-        return self.start + min(max(share, 0), 1) * (self.end - self.start)
+        return self.start + share * (self.end - self.start)
 
     def ticks(self) -> list[tuple[float, str]]:
         """Place and text of each labelled decade."""

@@ -63,9 +63,7 @@ _LEVELS = {
     "against": _Level(_LIBRARY, _LIBRARY, "that two programs do not read the same wrong file alike"),
 }
 _UNKNOWN = _Level("", "", "what it was not made for")
-_ALONE = (
-    "Nothing was compared with another checkpoint: these may be the weights of another model than they are named for."
-)
+_ALONE = "Nothing was compared with another checkpoint: the weights may be those of another model than the name says."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -47,7 +47,8 @@ dl div { display: flex; justify-content: space-between; gap: 1rem; break-inside:
 h3 { font-size: .92rem; font-weight: 600; margin: .9rem 0 .2rem; padding-top: .4rem;
   border-top: 1px solid var(--rule); }
 dt, dd { margin: 0; overflow-wrap: anywhere; } dd { text-align: right; }
-code, .digest b { font-family: ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; font-size: .84rem; }
+code, .digest b { font-family: ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; }
+code { font-size: .84rem; }
 pre { margin: .4rem 0; padding: .6rem .8rem; background: var(--soft); border-radius: 4px; white-space: pre-wrap;
   overflow-wrap: anywhere; }
 figure { margin: .8rem 0 1.2rem; }
