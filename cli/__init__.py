@@ -26,7 +26,9 @@ def _run(arguments: list[str]) -> int:
     from llama_convert.cli.arguments import normalise
     from llama_convert.cli.failures import INTERRUPTED, WRONG_USAGE
 
-    status = app(normalise(arguments) or ["--help"], standalone_mode=False, prog_name="llama-convert")
+    name = "llama-convert"
+    told = normalise(arguments) or ["--help"]
+    status = app(told, standalone_mode=False, prog_name=name, obj=[name, *arguments])
     if status == INTERRUPTED:  # newer versions of Typer swallow the interruption itself
         raise KeyboardInterrupt
     return (status if isinstance(status, int) else 0) if arguments else WRONG_USAGE

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from textwrap import wrap
 from typing import TYPE_CHECKING, Annotated, Any
 
-from typer import Argument, Exit, Option
+from typer import Argument, Context, Exit, Option
 
 from llama_convert.cli import options
 from llama_convert.cli.failures import DIFFERENT
 from llama_convert.cli.output import Output
+from llama_convert.cli.reporting import check_report_file, made_by, write_report
 from llama_convert.cli.sources import local
 from llama_convert.convert.errors import UsageError
 
@@ -26,6 +28,7 @@ _SHOWN = 10
 
 
 def verify(
+    context: Context,
     a: Annotated[
         Path,
         Argument(metavar="A", help="Folder or file with a checkpoint, or org/name on the Hub.", show_default=False),
@@ -69,6 +72,10 @@ def verify(
             show_default=False,
         ),
     ] = None,
+    page: Annotated[
+        Path | None,
+        Option("--report", metavar="FILE", help="Also write the result as one HTML page, to show.", show_default=False),
+    ] = None,
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -76,14 +83,16 @@ def verify(
     take_large_pages()
     from llama_convert.cli.sizes import parse_assumptions
     from llama_convert.convert.readers import reading
-    from llama_convert.verify import LEVELS, verify_levels
+    from llama_convert.verify import LEVELS, read_sides, verify_levels
     from llama_convert.verify.against import verify_against
 
     output = Output(json=json, quiet=quiet)
     chosen = b is not None or level is not None or compute is not None or device != "auto"
-    if (certificate or against) and (chosen or (certificate and against)):
+    if (certificate or against) and (chosen or (certificate and (against or page))):
         option = "--certificate" if certificate else "--against"
         raise UsageError(f"{option} takes A alone", advice="Leave B and the other options away.")
+    if page is not None:
+        check_report_file(page)
     a, b = local(a, output).path, local(b, output).path if b is not None else None
     if certificate:
         _check_certificate(a, output)
@@ -97,10 +106,13 @@ def verify(
             a, b, levels, llama_version=llama_version, assume=assumed, device=device, precision=compute
         )
     with reading(a, b or a):
-        report = show_verification(a, b, events, output)
+        sides, made = read_sides(a, b, llama_version=llama_version, assume=assumed), made_by(context.obj)
+        report = replace(show_verification(a, b, events, output), sides=sides)
     if b is not None and level is None:
         _record(a, b, report, output)
-    output.data(report.as_json())
+    if page is not None:
+        write_report(page, report, made, output)
+    output.data({**report.as_json(), **made.as_json()})
     if not report.ok:
         raise Exit(DIFFERENT)
 

@@ -2,7 +2,7 @@
 
 from llama_convert.verify.answers import Answer
 from llama_convert.verify.certified import check_certificate, made_of, read_certificate, record_verdict
-from llama_convert.verify.levels import LEVELS, verify, verify_levels
+from llama_convert.verify.levels import LEVELS, read_sides, verify, verify_levels
 from llama_convert.verify.llama import Llama, load
 from llama_convert.verify.past import Past
 from llama_convert.verify.report import Diagnosis, LevelResult, Report, Verdict
@@ -23,6 +23,7 @@ __all__ = [
     "load",
     "made_of",
     "read_certificate",
+    "read_sides",
     "record_verdict",
     "verify",
     "verify_levels",

@@ -15,10 +15,10 @@ from llama_convert.verify.expectations import MEASURED, expected
 from llama_convert.verify.forward import Load, Operation, Place, Run, after, load_as, logits_of
 from llama_convert.verify.likeness import Likeness, likeness
 from llama_convert.verify.loads import ahead, disturbed_as, rounded_as
-from llama_convert.verify.lockstep import Comparison, compare, distance
+from llama_convert.verify.lockstep import Gap, compare, distance
 from llama_convert.verify.prompts import Prompt, prompts
 from llama_convert.verify.reading import Piece, block_size, recomputable, stored_type
-from llama_convert.verify.report import LevelResult, Parting, judged, not_checked
+from llama_convert.verify.report import Detail, LevelResult, Outcome, Parting, judged, not_checked
 
 NAME = "logits"
 # All distances are in spreads (standard deviations) of the logits. Two right computations lie about as far from
@@ -53,7 +53,7 @@ class LogitsResult:
     recomputed from A's, so that difference is judged. precision: what was computed in.
     rounded: for difference, A's weights were rounded to B's types first. likeness: to A as it is.
     allowed: what B's quantised types may lose; None where they lose nothing, or can be recomputed.
-    parting: the first place where the two are further apart than rounding explains.
+    places: how far apart the two are on the way to the logits, each with a gate of its own where difference is judged.
     """
 
     positions: int
@@ -65,7 +65,12 @@ class LogitsResult:
     rounded: bool
     likeness: Likeness
     allowed: Allowed | None
-    parting: Parting | None
+    places: tuple[Detail, ...]
+
+    @property
+    def parting(self) -> Parting | None:
+        """The first place where the two are further apart than rounding explains."""
+        return next((_parting(place) for place in self.places if place.outcome is Outcome.FAR), None)
 
     @property
     def same(self) -> bool:
@@ -134,8 +139,8 @@ def _judged(found: LogitsResult, computing: Computing) -> LevelResult:
     findings += found.losses
     if found.exact and not findings and not found.gate <= CEILING:
         figures += f"; a gate above {CEILING:.0e} proves nothing: leave --compute away, or ask for float64"
-        return not_checked(NAME, figures, measures=measures, gate=gate)
-    return judged(NAME, figures, tuple(findings), measures=measures, gate=gate)
+        return not_checked(NAME, figures, measures=measures, gate=gate, details=found.places)
+    return judged(NAME, figures, tuple(findings), measures=measures, gate=gate, details=found.places)
 
 
 def _figures(found: LogitsResult, computing: Computing) -> str:
@@ -210,7 +215,7 @@ def _compared(a: Checkpoint, b: Checkpoint, computing: Computing, precision: str
         rounded=bool(coded) or a.dtype is not b.dtype,
         likeness=likeness(plain, found.b, sequences),
         allowed=None if exact else _allowed(plain, _logits(a, sequences, disturbed_as(b, *how)), sequences, b),
-        parting=_parting(found, own, floor) if exact else None,
+        places=tuple(_place(gap, max(SAFETY * max(gap.noise, own), floor) if exact else None) for gap in found.gaps),
     )
 
 
@@ -243,14 +248,19 @@ def _coded(a: Checkpoint, b: Checkpoint) -> list[Piece]:
     ]
 
 
-def _parting(found: Comparison, own: float, floor: float) -> Parting | None:
-    """The first place where the two are further apart than rounding brings A from itself."""
-    for gap in found.gaps:
-        gate = max(SAFETY * max(gap.noise, own), floor)
-        if not gap.difference <= gate:
-            operation, layer = gap.place
-            return Parting(operation=operation.value, layer=layer, difference=gap.difference, gate=gate)
-    return None
+def _place(gap: Gap, gate: float | None) -> Detail:
+    """gate: None where the difference is not judged."""
+    near = Outcome.NOT_JUDGED if gate is None else Outcome.NEAR if gap.difference <= gate else Outcome.FAR
+    operation, layer = gap.place
+    return Detail(
+        name=operation.value, layer=layer, outcome=near, difference=gap.difference, gate=gate, noise=gap.noise
+    )
+
+
+def _parting(place: Detail) -> Parting | None:
+    if place.difference is None or place.gate is None:
+        return None
+    return Parting(operation=place.name, layer=place.layer, difference=place.difference, gate=place.gate)
 
 
 def _distance_of_a_layer(a: Checkpoint, sequences: tuple[Prompt, ...], computing: Computing, precision: str) -> float:

@@ -61,6 +61,12 @@ def check_files(a: Checkpoint, b: Checkpoint | None) -> LevelResult:
     return judged(NAME, figures, tuple(findings), warnings, measures=measures)
 
 
+def whole_digests(checkpoint: Checkpoint) -> dict[Path, Statement]:
+    """What is said of all of a file's bytes, where something says it; nothing is read but what says so."""
+    statements = (found for found in _side(checkpoint).statements if found.extent.spans == all_of(found.path))
+    return {found.path: found for found in statements}
+
+
 def _figures(side: _Side) -> str:
     found = counts(side.statements)
     return ", ".join(kind.value.format(counted(count, _NOUNS[kind])) for kind, count in found.items()) or _NOTHING

@@ -14,7 +14,8 @@ from llama_convert.convert.formats import open_checkpoint
 from llama_convert.verify import compare, files, structure, tensors, tokenizer
 from llama_convert.verify.devices import Computing, choose
 from llama_convert.verify.diagnosis import diagnose
-from llama_convert.verify.report import Diagnosis, LevelResult, Parting, Report, Verdict, not_checked
+from llama_convert.verify.report import Diagnosis, LevelResult, Parting, Report, Side, Verdict, not_checked
+from llama_convert.verify.sides import described
 from llama_convert.verify.tensors import TensorResult
 
 LEVELS = (files.NAME, structure.NAME, tensors.NAME, tokenizer.NAME, compare.NAME)
@@ -48,7 +49,17 @@ def verify(
         b=b,
         levels=tuple(event for event in events if isinstance(event, LevelResult)),
         diagnosis=tuple(event for event in events if isinstance(event, Diagnosis)),
+        sides=read_sides(a, b, llama_version=llama_version, assume=assume),
     )
+
+
+def read_sides(
+    a: Path, b: Path | None, *, llama_version: str | None = None, assume: Mapping[str, str] | None = None
+) -> tuple[Side, ...]:
+    """What the sides are, A first. Arguments and errors are those of `verify`. Cost: opening them."""
+    if b is None:
+        return (described(open_checkpoint(a, llama_version, assume)),)
+    return tuple(map(described, opened_pair(a, b, llama_version, assume)))
 
 
 def verify_levels(

@@ -16,13 +16,49 @@ class Verdict(Enum):
     NOT_CHECKED = "not checked"
 
 
+class Outcome(Enum):
+    """How one part of a model came out. EQUAL: bit for bit; ROUNDED: bit for bit what rounding A gives.
+
+    NEAR: no further away than explained. FAR: further. NOT_JUDGED: measured only. MISSING: nothing to compare.
+    """
+
+    EQUAL = "equal"
+    ROUNDED = "rounded"
+    NEAR = "near"
+    FAR = "far"
+    NOT_JUDGED = "not judged"
+    MISSING = "missing"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Detail:
+    """One part of the model as a level saw it: a weight, or a place on the way to the logits.
+
+    name: of the weight's role, or of the operation; layer: of those in the middle.
+    difference: of B from A: a weight's relative error, or the largest difference in spreads of A's values; None where
+    nothing was compared. gate: the most that it may be, None where it is not judged. noise: what rounding alone
+    brings, where that was measured.
+    """
+
+    name: str
+    layer: int | None
+    outcome: Outcome
+    difference: float | None
+    gate: float | None
+    noise: float | None = None
+
+    def __str__(self) -> str:
+        return self.name if self.layer is None else f"{self.name} of layer {self.layer}"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LevelResult:
     """One level's result.
 
     figures: what was looked at and how it came out, one line. measures: the same for machines, by name.
     gate: what was judged against, where the level measures a distance. findings: every reason for a failure,
-    one line each. warnings: what deserves a look though the two sides agree.
+    one line each. warnings: what deserves a look though the two sides agree. details: of each part of the model,
+    in the order of the forward pass, where the level compares such.
     """
 
     name: str
@@ -32,6 +68,40 @@ class LevelResult:
     gate: float | None = None
     findings: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    details: tuple[Detail, ...] = ()
+
+    def as_json(self) -> dict[str, object]:
+        """The result in what JSON knows."""
+        details = [asdict(detail) | {"outcome": detail.outcome.value} for detail in self.details]
+        return asdict(self) | {"verdict": self.verdict.value, "details": details}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileFacts:
+    """A file of a side. nbytes: its size. digest: of all of it, as `said_by` has it; None where nothing does."""
+
+    name: str
+    nbytes: int
+    digest: str | None
+    said_by: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Side:
+    """What one side is.
+
+    name: without the folders above it. types: how many values are stored in each type, the commonest first.
+    repository, commit: where it came from, if that is known. files: of weights, and the tokenizer.
+    """
+
+    name: str
+    format: str
+    llama_version: str
+    parameters: int
+    types: Mapping[str, int]
+    repository: str | None
+    commit: str | None
+    files: tuple[FileFacts, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,12 +136,16 @@ class Diagnosis:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """All levels' results. b: None where `a` was looked at alone. diagnosis: empty unless a level failed."""
+    """All levels' results. b: None where `a` was looked at alone. diagnosis: empty unless a level failed.
+
+    sides: what was looked at, A first; empty where only a certificate was.
+    """
 
     a: Path
     b: Path | None
     levels: tuple[LevelResult, ...]
     diagnosis: tuple[Diagnosis, ...] = ()
+    sides: tuple[Side, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -90,8 +164,9 @@ class Report:
             "a": str(self.a),
             "b": None if self.b is None else str(self.b),
             "ok": self.ok,
-            "levels": [asdict(level) | {"verdict": level.verdict.value} for level in self.levels],
+            "levels": [level.as_json() for level in self.levels],
             "diagnosis": [asdict(found) for found in self.diagnosis],
+            "sides": [asdict(side) for side in self.sides],
         }
 
 
@@ -103,6 +178,7 @@ def judged(
     *,
     measures: Mapping[str, float | int | str] | None = None,
     gate: float | None = None,
+    details: tuple[Detail, ...] = (),
 ) -> LevelResult:
     """The result of a level that was checked: it failed where it found something."""
     return LevelResult(
@@ -113,11 +189,19 @@ def judged(
         gate=gate,
         findings=findings,
         warnings=warnings,
+        details=details,
     )
 
 
 def not_checked(
-    name: str, why: str, *, measures: Mapping[str, float | int | str] | None = None, gate: float | None = None
+    name: str,
+    why: str,
+    *,
+    measures: Mapping[str, float | int | str] | None = None,
+    gate: float | None = None,
+    details: tuple[Detail, ...] = (),
 ) -> LevelResult:
     """The result of a level that could not be checked."""
-    return LevelResult(name=name, verdict=Verdict.NOT_CHECKED, figures=why, measures=measures or {}, gate=gate)
+    return LevelResult(
+        name=name, verdict=Verdict.NOT_CHECKED, figures=why, measures=measures or {}, gate=gate, details=details
+    )

@@ -22,7 +22,7 @@ from llama_convert.convert.errors import counted
 from llama_convert.verify.distances import Difference, Distance, added, difference
 from llama_convert.verify.expectations import MEASURED, expectation
 from llama_convert.verify.reading import recomputable, rounded_like, stored_type
-from llama_convert.verify.report import LevelResult, judged
+from llama_convert.verify.report import Detail, LevelResult, Outcome, judged
 from llama_convert.verify.views import View, canonical, row_numbers, views
 
 NAME = "tensors"
@@ -89,7 +89,30 @@ def judge_tensors(results: list[TensorResult], *, alone: bool) -> LevelResult:
         warnings,
         measures=measures,
         gate=1.0 if measures["by_error"] else None,
+        details=() if alone else tuple(map(_detail, results)),
     )
+
+
+def _detail(result: TensorResult) -> Detail:
+    """A weight that must be equal has nothing between it and what it should be, or the error that it has."""
+    must_be_equal = result.allowed is None and result.problem is None
+    return Detail(
+        name=result.weight.role.value,
+        layer=result.weight.layer,
+        outcome=_outcome(result),
+        difference=0.0 if must_be_equal and result.right else result.relative_error,
+        gate=0.0 if must_be_equal else result.allowed,
+    )
+
+
+def _outcome(result: TensorResult) -> Outcome:
+    if result.problem is not None:
+        return Outcome.MISSING
+    if not result.right:
+        return Outcome.FAR
+    if result.allowed is not None:
+        return Outcome.NEAR
+    return Outcome.ROUNDED if result.cast else Outcome.EQUAL
 
 
 def _measures(results: list[TensorResult]) -> dict[str, float | int | str]:
