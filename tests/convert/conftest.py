@@ -14,6 +14,12 @@ from tests.convert.support import dtype_of, raw
 
 
 @pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Where the one file of a test is to be."""
+    return tmp_path / "file"
+
+
+@pytest.fixture
 def store(tmp_path: Path) -> Callable[..., TensorSlice]:
     """(tensor, strided=False) -> a slice of a new file that holds it behind a few other bytes."""
     numbers = itertools.count()

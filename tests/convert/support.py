@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import tracemalloc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from math import prod
 from pathlib import Path
 
@@ -37,6 +40,16 @@ def edited(data: bytes, edits: list[tuple[str, float, int, bytes]]) -> bytes:
             "repeat": lambda data, at, number, _: data[: at + number] + data[at:],
         }[kind](data or b"\0", place, number, piece)
     return data
+
+
+@contextmanager
+def traced_memory() -> Iterator[Callable[[], int]]:
+    """Gives a function: the most bytes that Python has held at any moment since."""
+    tracemalloc.start()
+    try:
+        yield lambda: tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
 
 
 def raw(tensor: Tensor) -> bytes:
