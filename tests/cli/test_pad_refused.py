@@ -34,6 +34,7 @@ Run = Callable[..., Result]
         (("resize", "hf-3", "--vocab-size", 800, "--init", "copy:<|nobody|>"), "the tokenizer has no such token"),
         (("resize", "hf-3", "--vocab-size", 800, "--init", "copy"), "there is no such"),
         (("resize", "hf-3", "--vocab-size", 800, "--init", "xavier"), "there is no such"),
+        (("resize", "hf-3", "--add-tokens", "Ġ"), "'Ġ' exists already, with id 220"),
     ],
 )
 def test_it_is_refused_in_one_line(
