@@ -15,6 +15,7 @@ from llama_convert.convert.containers.gguf_writer import lay_out
 from llama_convert.convert.containers.slices import DType, LocalFile
 from llama_convert.convert.errors import CheckpointError
 from tests.convert.gguf_files import SMALL, written_by_us
+from tests.convert.gguf_models import write_out
 
 
 @pytest.fixture
@@ -24,10 +25,7 @@ def parts(tmp_path: Path) -> list[Path]:
     writer.add_block_count(5)
     for number in range(5):
         writer.add_tensor(f"blk.{number}.weight", np.full((2, 3), number, np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    write_out(writer)
     return [tmp_path / f"x-0000{number}-of-00003.gguf" for number in (1, 2, 3)]
 
 
