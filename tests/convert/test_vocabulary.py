@@ -72,8 +72,9 @@ def test_random_rows_have_the_mean_and_a_part_of_the_covariance() -> None:
     around = made.astype(np.float64) / np.sqrt(1e-9)
     covariance = table.T.astype(np.float64) @ table / len(table)
     scale = np.sqrt(np.outer(np.diag(covariance), np.diag(covariance)))
+    # Of 4,000 draws a variance is known to within sqrt(2 / 4000) = 0.022, a mean to 0.016 deviations: 3.6 times that.
     assert (np.abs(np.cov(around.T, bias=True) - covariance) / scale).max() < 0.08
-    assert (np.abs(around.mean(0)) / np.sqrt(np.diag(covariance))).max() < 0.08
+    assert (np.abs(around.mean(0)) / np.sqrt(np.diag(covariance))).max() < 0.057
     assert (np.abs(np.cov(around.T, bias=True) - np.diag(np.diag(covariance))) / scale).max() > 0.5  # it is not white
 
 

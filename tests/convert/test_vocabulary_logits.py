@@ -9,10 +9,13 @@ import pytest
 import torch
 
 from llama_convert.convert import convert_checkpoint, open_checkpoint, pad_change, plan_conversion, resize_change
+from llama_convert.convert.architecture import Role, Weight
+from llama_convert.convert.expressions import Stored, resized
 from llama_convert.convert.vocabulary import Init
-from llama_convert.verify.forward import logits_of
+from llama_convert.verify.forward import FLOAT64, logits_of
 from llama_convert.verify.prompts import Prompt
 from tests.checkpoints import random_model, write_meta
+from tests.convert.rows import HEAD, MEAN, TOKENS, ZERO, content, rows_of
 
 pytestmark = pytest.mark.usefixtures("in_one_process")
 
@@ -43,17 +46,21 @@ def test_logits_of_old_tokens_keep_every_bit(before_and_after: tuple[Path, Path]
         assert new.shape[1] == size + 1
         assert torch.equal(new[:, :size], old)
         assert (new[:, size] < old.max(dim=1).values).all()
-        # Why it is so: the logit of the mean is the mean of the logits.
-        assert torch.allclose(new[:, size], old.mean(dim=1), atol=1e-4)
+    # Why it is so: the logit of the mean is the mean of the logits, but for the rounding of its row to float32.
+    row = rows_of(after, TOKENS if after.config.tied else HEAD)[size].double()
+    length = after.config.hidden_size**0.5 * rows_of(after, Weight(Role.FINAL_NORM)).abs().max()  # of a state, at most
+    (old,), (new,) = (logits_of(model, prompts[:1], FLOAT64) for model in (before, after))
+    assert ((new[:, size] - old.mean(dim=1)).abs() <= 2**-24 * length * row.norm()).all()
 
 
-def test_a_row_of_zeros_would_win_where_all_logits_are_negative() -> None:
-    """Negative control of the choice of the mean: the head of zeros scores 0."""
+def test_a_row_of_zeros_would_win_where_all_logits_are_negative(store) -> None:
+    """Negative control of the choice of the mean: the row of zeros scores 0."""
     head = torch.randn(100, 8, generator=torch.Generator().manual_seed(0)) + torch.tensor([9.0, *[0.0] * 7])
     state = torch.tensor([-1.0, *[0.1] * 7])
-    scores = head @ state
-    assert scores.max() < 0
-    assert head.mean(0) @ state < scores.max()
+    assert (head @ state).max() < 0
+    for new, wins in ((ZERO, True), (MEAN, False)):
+        longer = torch.frombuffer(bytearray(content(resized(Stored(store(head)), 101, new))), dtype=torch.float32)
+        assert (int((longer.view(101, 8) @ state).argmax()) == 100) is wins
 
 
 def test_transformers_computes_the_same(before_and_after: tuple[Path, Path]) -> None:
