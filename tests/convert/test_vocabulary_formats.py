@@ -21,6 +21,7 @@ from llama_convert.convert import (
 from llama_convert.convert.containers.slices import DType
 from llama_convert.convert.expressions import rows
 from llama_convert.convert.formats import FORMATS
+from llama_convert.convert.vocabulary import Init
 from tests.checkpoints import random_model, write_meta
 from tests.convert.rows import HEAD, MEAN, TOKENS, content, nearest, rows_of
 
@@ -70,6 +71,13 @@ def test_shards_of_a_longer_vocabulary(tmp_path: Path) -> None:
         table, found = model.weights["output.weight"], rows_of(after, HEAD)
         assert torch.equal(found[:768], table)
         assert torch.equal(found[768:], nearest(table.double().mean(0), table.dtype).expand(count - 768, -1))
+
+
+def test_random_rows_of_the_head_are_drawn_apart_from_the_embeddings(written) -> None:
+    change = partial(resize_change, vocab_size=520, init=Init.NORMAL, seed=3)
+    planned = plan_conversion(written("hf"), change=change).source.change
+    assert planned
+    assert planned.embedding.seed == 3 != planned.head.seed
 
 
 def test_a_tied_head_changes_once(tmp_path: Path) -> None:
