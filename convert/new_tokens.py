@@ -6,9 +6,8 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from llama_convert.convert.errors import UsageError, counted
+from llama_convert.convert.tokenizers.changes import token_numbers
 from llama_convert.convert.tokenizers.problems import capped
-from llama_convert.convert.tokenizers.sentencepiece import SPACE
-from llama_convert.convert.tokenizers.tiktoken import TiktokenVocabulary
 from llama_convert.convert.tokens import Tokens
 from llama_convert.convert.vocabulary import NewToken
 
@@ -34,11 +33,11 @@ def new_tokens(tokens: Tokens, texts: Sequence[str], *, special: bool, option: s
 
 
 def _bad_texts(tokens: Tokens, texts: Sequence[str]) -> Iterator[str]:
-    known = _ids(tokens)
+    known = token_numbers(tokens.named)
     for text, count in Counter(texts).items():
         if not text.strip() or not text.isprintable():
             yield f"{text!r} is no name for a token"
-        elif (found := known.get(_raw(text))) is not None:
+        elif (found := known.get(text)) is not None:
             yield f"{text!r} exists already, with id {found}"
         elif count > 1:
             yield f"{text!r} is given twice"
@@ -52,37 +51,6 @@ def _uses_without_token(tokens: Tokens) -> Iterator[tuple[int, str]]:
     yield from ((number, "it ends answers") for number in uses.ends if number >= size and number != uses.end)
 
 
-def id_of(tokens: Tokens, text: str) -> int | None:
-    """The id of the token with this text; spaces may be written as SentencePiece does or as they are."""
-    return _ids(tokens).get(_raw(text))
-
-
-def _ids(tokens: Tokens) -> dict[bytes, int]:
-    """The id of every token by its bytes."""
-    vocabulary, special = tokens.named.vocabulary, tokens.named.special
-    if isinstance(vocabulary, TiktokenVocabulary):
-        first = len(vocabulary.tokens)
-        return vocabulary.ranks() | {_raw(name): first + place for place, name in enumerate(special)}
-    written = {piece.text: number for number, piece in enumerate(vocabulary.pieces)}
-    plain = {_raw(text.replace(SPACE, " ")): number for text, number in written.items()}
-    return plain | {_raw(text): number for text, number in written.items()}
-
-
-def _raw(text: str) -> bytes:
-    return text.encode("utf-8", "surrogatepass")
-
-
-def text_of(tokens: Tokens, number: int) -> str:
-    """The text of the token with this id."""
-    vocabulary = tokens.named.vocabulary
-    if not isinstance(vocabulary, TiktokenVocabulary):
-        return vocabulary.pieces[number].text
-    ranks = vocabulary.tokens
-    if number < len(ranks):
-        return ranks[number].decode("utf-8", "replace")
-    return tokens.named.special[number - len(ranks)]
-
-
 def shown(tokens: Tokens, number: int) -> str:
     """`<pad> (32000)`."""
-    return f"{text_of(tokens, number)} ({number})"
+    return f"{tokens.text(number)} ({number})"

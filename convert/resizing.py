@@ -13,8 +13,9 @@ from llama_convert.convert.architecture import Role
 from llama_convert.convert.checkpoint import Checkpoint
 from llama_convert.convert.containers.slices import FLOATS, Scaled
 from llama_convert.convert.errors import UsageError, counted
-from llama_convert.convert.new_tokens import id_of, new_tokens, shown, text_of
+from llama_convert.convert.new_tokens import new_tokens, shown
 from llama_convert.convert.outputs import Request
+from llama_convert.convert.tokenizers.changes import token_numbers
 from llama_convert.convert.tokens import Tokens
 from llama_convert.convert.vocabulary import Change, Init, NewRows, NewToken
 
@@ -96,7 +97,7 @@ def _is_free(tokens: Tokens, text: str) -> bool:
 
 
 def _named_pad(tokens: Tokens, text: str) -> _Pad:
-    present = id_of(tokens, text)
+    present = token_numbers(tokens.named).get(text)
     if present is None:
         return _new_pad(tokens, text)
     task = _task(tokens, present)
@@ -183,7 +184,7 @@ def _check_options(vocab_size: int | None, multiple_of: int | None, init: Init, 
 
 
 def _copied_id(tokens: Tokens, text: str) -> int:
-    found = id_of(tokens, text)
+    found = token_numbers(tokens.named).get(text)
     if found is None:
         raise UsageError(
             f"--init copy:{text}: the tokenizer has no such token", advice="Give the text of one token, as it is there."
@@ -198,7 +199,7 @@ def _too_small(tokens: Tokens, vocab_size: int, new: Sequence[NewToken]) -> Usag
             f"--vocab-size {vocab_size}: too few rows for {used:,} tokens and {len(new):,} new ones",
             advice=f"Give --vocab-size {used + len(new)} or more, or leave it out.",
         )
-    lost = ", ".join(repr(text_of(tokens, number)) for number in range(vocab_size, used)[:_MOST_NAMED])
+    lost = ", ".join(repr(tokens.text(number)) for number in range(vocab_size, used)[:_MOST_NAMED])
     more = ", ..." if used - vocab_size > _MOST_NAMED else ""
     return UsageError(
         f"--vocab-size {vocab_size}: {counted(used - vocab_size, 'token')} would be lost: {lost}{more}",

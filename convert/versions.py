@@ -136,8 +136,9 @@ def evidence_of(config: LlamaConfig) -> Evidence:
     )
 
 
-def confirm(asked: str | None, fits: tuple[Version, ...], evidence: Evidence) -> tuple[Version, ...]:
-    """The fitting versions, or the one asked for; CheckpointError where the files contradict that."""
+def confirm(asked: str | None, evidence: Evidence) -> tuple[Version, ...]:
+    """The versions that the evidence admits, or the one asked for; CheckpointError where the files contradict that."""
+    fits = fitting(evidence)
     if asked is None:
         return fits
     wanted = known_version(asked)

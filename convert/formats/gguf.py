@@ -35,7 +35,7 @@ from llama_convert.convert.tokenizers.gguf_vocabulary import (
     TOKENS,
 )
 from llama_convert.convert.tokenizers.kinds import TokenizerKind
-from llama_convert.convert.versions import confirm, evidence_of, fitting
+from llama_convert.convert.versions import confirm, evidence_of
 
 _DTYPES = (*FLOATS, *(dtype for dtype in DType if dtype.block > 1))
 # The tokens at which an answer of a chat model ends; the file names one of them only.
@@ -67,12 +67,11 @@ def open_gguf(form: Format, path: Path, assertions: Assertions) -> Checkpoint:
     own = found[Weight(Role.TOKENS)].whole().dtype
     dtype = own if own in FLOATS else DType.BFLOAT16
     kind = TokenizerKind.SENTENCEPIECE if values.get(MODEL) == PIECES_MODEL else TokenizerKind.TIKTOKEN
-    evidence = replace(evidence_of(config), tokenizer=kind)
     return Checkpoint(
         path=path,
         format=form,
         config=config,
-        versions=confirm(assertions.llama_version, fitting(evidence), evidence),
+        versions=confirm(assertions.llama_version, replace(evidence_of(config), tokenizer=kind)),
         parts=found,
         files=tuple(files),
         tokenizer=TokenizerFile(TokenizerKind.GGUF, files[0].path, conventions(values)) if MODEL in values else None,

@@ -23,7 +23,7 @@ from llama_convert.convert.json_files import read_object
 from llama_convert.convert.outputs import Output, Request
 from llama_convert.convert.plan import tensors
 from llama_convert.convert.sameness import same
-from llama_convert.convert.versions import confirm, evidence_of, fitting
+from llama_convert.convert.versions import confirm, evidence_of
 
 
 def recognises(path: Path) -> bool:
@@ -46,12 +46,11 @@ def open_huggingface(form: Format, folder: Path, assertions: Assertions) -> Chec
     config = read_config(folder, values, tied=values.get("tie_word_embeddings") is True and not stored)
     parts = assemble(form, folder, plain, config, said_by="config.json", scaled=scaled)
     _check_head(folder, values, parts)
-    evidence = evidence_of(config)
     return Checkpoint(
         path=folder,
         format=form,
         config=config,
-        versions=confirm(assertions.llama_version, fitting(evidence), evidence),
+        versions=confirm(assertions.llama_version, evidence_of(config)),
         parts=parts,
         files=tuple(files),
         tokenizer=find_tokenizer(folder, values),

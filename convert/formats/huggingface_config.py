@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from llama_convert.convert.architecture import MOST_LAYERS, LlamaConfig, RopeScaling
+from llama_convert.convert.architecture import LlamaConfig, RopeScaling
 from llama_convert.convert.errors import CheckpointError, ForeignError
+from llama_convert.convert.formats.size_problems import size_problems
 from llama_convert.convert.json_files import no_numbers
 
 _SIZES = (
@@ -74,13 +75,10 @@ def _check_sizes(folder: Path, values: Mapping[str, Any], rope: Mapping[str, Any
             f"{path}: lacks {', '.join(missing)}",
             advice="No size is ever guessed: fetch it again.",
         )
-    problems = [*no_numbers(values, _WHOLE, ("rms_norm_eps",)), *no_numbers(rope, (), ("rope_theta", *_SCALING))]
-    if not problems:
-        problems = [
-            f"{name} must be at least 1" for name in _WHOLE if values.get(name) is not None and values[name] < 1
-        ]
-        if values["num_hidden_layers"] > MOST_LAYERS:
-            problems.append(f"num_hidden_layers {values['num_hidden_layers']} is more than any model has")
+    problems = [
+        *size_problems(values, _WHOLE, ("rms_norm_eps",), layers="num_hidden_layers"),
+        *no_numbers(rope, (), ("rope_theta", *_SCALING)),
+    ]
     if problems:
         raise CheckpointError(f"{path}: impossible sizes", problems=problems, advice="Download it again.")
 

@@ -27,7 +27,7 @@ from llama_convert.convert.outputs import Output, Request
 from llama_convert.convert.plan import tensors
 from llama_convert.convert.sameness import same
 from llama_convert.convert.tokens import Tokens, open_tokens
-from llama_convert.convert.versions import Version, confirm, evidence_of, fitting
+from llama_convert.convert.versions import Version, confirm, evidence_of
 
 _WEIGHTS = "lit_model.pth"
 _FUSED = "transformer.h.{layer}.attn.qkv.weight"
@@ -58,12 +58,11 @@ def open_litgpt(form: Format, path: Path, assertions: Assertions) -> Checkpoint:
         parts |= dict(_ungrouped(named, file, config))
     tied = same(parts[Weight(Role.TOKENS)].whole(), parts[Weight(Role.HEAD)].whole())
     config = replace(config, tied=tied)
-    evidence = evidence_of(config)
     return Checkpoint(
         path=path,
         format=named,
         config=config,
-        versions=confirm(assertions.llama_version, fitting(evidence), evidence),
+        versions=confirm(assertions.llama_version, evidence_of(config)),
         parts=parts,
         files=(file,),
         tokenizer=find_tokenizer(folder, {}),

@@ -10,9 +10,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from llama_convert.convert.architecture import MOST_LAYERS, LlamaConfig, RopeScaling
+from llama_convert.convert.architecture import LlamaConfig, RopeScaling
 from llama_convert.convert.containers.lookalikes import START, refuse_lookalike
 from llama_convert.convert.errors import CheckpointError
+from llama_convert.convert.formats.size_problems import are_sizes, size_problems
 from llama_convert.convert.json_files import no_numbers
 from llama_convert.convert.outputs import SideFile
 
@@ -197,13 +198,10 @@ def _check_sizes(path: Path, values: Mapping[str, Any]) -> None:
         raise CheckpointError(
             f"{path}: lacks {', '.join(missing)}", advice="No size is ever guessed: copy the file again."
         )
-    problems = [*no_numbers(values, _SIZES, _REALS)]
-    if not problems:
-        problems = [f"{name} must be at least 1" for name in _SIZES if values[name] < 1]
-        if values["n_layer"] > MOST_LAYERS:
-            problems.append(f"n_layer {values['n_layer']} is more than any model has")
-        if values["n_query_groups"] > 0 and values["n_head"] % values["n_query_groups"]:
-            problems.append(f"n_head {values['n_head']} is no multiple of n_query_groups {values['n_query_groups']}")
+    problems = [*size_problems(values, _SIZES, _REALS, layers="n_layer")]
+    heads, groups = values["n_head"], values["n_query_groups"]
+    if are_sizes(heads, groups) and heads % groups:
+        problems.append(f"n_head {heads} is no multiple of n_query_groups {groups}")
     if problems:
         raise CheckpointError(f"{path}: impossible sizes", problems=problems, advice="Copy the file again.")
 

@@ -32,7 +32,7 @@ from llama_convert.convert.tokenizers.llama2c import unlike_llama_2, write_token
 from llama_convert.convert.tokenizers.problems import capped
 from llama_convert.convert.tokenizers.sentencepiece import SentencePieceVocabulary
 from llama_convert.convert.tokens import Tokens, open_tokens
-from llama_convert.convert.versions import confirm, evidence_of, fitting
+from llama_convert.convert.versions import confirm, evidence_of
 
 _WEIGHTS = "model.bin"
 _TOKENIZER = "tokenizer.bin"
@@ -62,12 +62,11 @@ def open_llama2c(form: Format, path: Path, assertions: Assertions) -> Checkpoint
     opened = read_llama2c(byte_source(file_path))
     config = _config(opened.header)
     scaled = dict(_matrices(opened.file)) if opened.header.version == _QUANTISED else {}
-    evidence = evidence_of(config)
     return Checkpoint(
         path=path,
         format=form,
         config=config,
-        versions=confirm(assertions.llama_version, fitting(evidence), evidence),
+        versions=confirm(assertions.llama_version, evidence_of(config)),
         parts=assemble(form, file_path, [_without(opened.file, scaled)], config, said_by="its header", scaled=scaled),
         files=(opened.file,),
         tokenizer=_tokenizer(file_path.with_name(_TOKENIZER)),

@@ -24,7 +24,7 @@ from llama_convert.convert.formats.meta_writer import write_meta
 from llama_convert.convert.formats.tokenizer_files import find_tokenizer_model
 from llama_convert.convert.reading import collect
 from llama_convert.convert.tokenizers.kinds import TokenizerKind
-from llama_convert.convert.versions import VERSIONS, Evidence, Version, confirm, fitting, rope_scaling
+from llama_convert.convert.versions import VERSIONS, Evidence, Version, confirm, rope_scaling
 
 _SHARD = re.compile(r"consolidated\.(\d\d)\.pth")
 
@@ -51,7 +51,7 @@ def open_meta(form: Format, folder: Path, assertions: Assertions) -> Checkpoint:
     tied = is_tied(merged)
     evidence = _evidence(params, tokenizer, grouped=kv_heads < params.heads, tied=tied)
     _check_tokenizer(evidence, tokenizer)
-    versions = _claimed(folder, confirm(assertions.llama_version, fitting(evidence), evidence))
+    versions = _claimed(folder, confirm(assertions.llama_version, evidence))
     config = LlamaConfig(
         hidden_size=params.hidden_size,
         intermediate_size=merged[Weight(Role.GATE, 0)].whole().shape[0],

@@ -27,7 +27,7 @@ from llama_convert.convert.outputs import Output, Request, Tensor
 from llama_convert.convert.plan import tensors
 from llama_convert.convert.sameness import same
 from llama_convert.convert.tokens import open_tokens
-from llama_convert.convert.versions import confirm, evidence_of, fitting
+from llama_convert.convert.versions import confirm, evidence_of
 
 _WEIGHTS = "scratch.pth"
 # The order in which the class's state_dict() gives the tensors of a layer.
@@ -57,14 +57,13 @@ def open_scratch(form: Format, path: Path, assertions: Assertions) -> Checkpoint
     tables = read_tables(file)
     config, said_by, notes = _config(form, file, tables, assertions.llama_version, assumed)
     parts = assemble(form, file.path, [file], untied(config), said_by=said_by)
-    evidence = evidence_of(config)
     dtype = parts[Weight(Role.TOKENS)].whole().dtype
     leftovers = {name: tensor for name, tensor in file.tensors.items() if form.ignores(name)}
     return Checkpoint(
         path=path,
         format=form,
         config=config,
-        versions=confirm(assertions.llama_version, fitting(evidence), evidence),
+        versions=confirm(assertions.llama_version, evidence_of(config)),
         parts=parts,
         files=(file,),
         tokenizer=find_tokenizer_model(file.path.parent),

@@ -11,10 +11,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from llama_convert.convert.architecture import MOST_LAYERS, LlamaConfig, RopeScaling
+from llama_convert.convert.architecture import LlamaConfig, RopeScaling
 from llama_convert.convert.containers.slices import DType
 from llama_convert.convert.errors import CheckpointError
 from llama_convert.convert.formats.scratch_sizes import Shapes
+from llama_convert.convert.formats.size_problems import are_sizes, size_problems
 from llama_convert.convert.json_files import json_file, no_numbers, read_object
 from llama_convert.convert.outputs import SideFile
 
@@ -108,13 +109,10 @@ def read_config(path: Path) -> tuple[Shapes, dict[str, Any]]:
 
 
 def _problems(values: Mapping[str, Any]) -> Iterator[str]:
-    found = list(no_numbers(values, _WHOLE, ("rope_base",)))
-    found += [f"{name} must be at least 1" for name in _WHOLE if type(values[name]) is int and values[name] < 1]
-    yield from found
-    if not found and values["n_layers"] > MOST_LAYERS:
-        yield f"n_layers {values['n_layers']} is more than any model has"
-    if not found and values["emb_dim"] % values["n_heads"]:
-        yield f"emb_dim {values['emb_dim']} does not divide into {values['n_heads']} heads"
+    yield from size_problems(values, _WHOLE, ("rope_base",), layers="n_layers")
+    width, heads = values["emb_dim"], values["n_heads"]
+    if are_sizes(width, heads) and width % heads:
+        yield f"emb_dim {width} does not divide into {heads} heads"
     rope = values["rope_freq"]
     if rope is not None:
         yield from _rope_problems(rope)

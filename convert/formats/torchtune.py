@@ -25,7 +25,7 @@ from llama_convert.convert.json_files import json_file
 from llama_convert.convert.outputs import Output, Request
 from llama_convert.convert.plan import tensors
 from llama_convert.convert.tokens import open_tokens
-from llama_convert.convert.versions import confirm, evidence_of, fitting
+from llama_convert.convert.versions import confirm, evidence_of
 
 _READERS = {".pth": read_pth, ".pt": read_pth, ".safetensors": read_safetensors}
 # Of a name that no other format has.
@@ -64,12 +64,11 @@ def open_torchtune(form: Format, path: Path, assertions: Assertions) -> Checkpoi
     file = _open_weights(path)
     config = read_config(_folder(path), assertions.assumed, stored_head=form.names[Role.HEAD] in file.tensors)
     parts = assemble(form, path, [file], config, said_by=CONFIG)
-    evidence = evidence_of(config)
     return Checkpoint(
         path=path,
         format=form,
         config=config,
-        versions=confirm(assertions.llama_version, fitting(evidence), evidence),
+        versions=confirm(assertions.llama_version, evidence_of(config)),
         parts=parts,
         files=(file,),
         tokenizer=find_tokenizer_model(_folder(path)),

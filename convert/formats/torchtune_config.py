@@ -11,9 +11,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from llama_convert.convert.architecture import MOST_LAYERS, LlamaConfig, RopeScaling
+from llama_convert.convert.architecture import LlamaConfig, RopeScaling
 from llama_convert.convert.errors import CheckpointError, UsageError
-from llama_convert.convert.json_files import no_numbers, read_object
+from llama_convert.convert.formats.size_problems import are_sizes, size_problems
+from llama_convert.convert.json_files import read_object
 from llama_convert.convert.tokenizers.kinds import TokenizerKind
 from llama_convert.convert.versions import Version
 
@@ -133,22 +134,16 @@ def _check(path: Path, values: Mapping[str, Any]) -> None:
             advice="No size is ever guessed: write that file with the arguments of torchtune's builder, or say "
             f"--assume {missing[0]}=VALUE and so on.",
         )
-    if problems := [*no_numbers(values, _SIZES, _REALS), *_impossible(values)]:
+    if problems := [*_impossible(values)]:
         raise CheckpointError(f"{path}: impossible arguments", problems=problems, advice=_ADVICE)
 
 
 def _impossible(values: Mapping[str, Any]) -> Iterator[str]:
+    yield from size_problems(values, _SIZES, _REALS, layers="num_layers")
     if not isinstance(values.get(_TIE, False), bool):
         yield f"{_TIE} is {values[_TIE]!r}, wanted true or false"
-    if any(type(values[name]) is not int for name in _SIZES):
-        return
-    yield from (f"{name} must be at least 1" for name in _SIZES if values[name] < 1)
-    if min(values[name] for name in _SIZES) < 1:
-        return
     dim, heads, kv_heads = (values[name] for name in ("embed_dim", "num_heads", "num_kv_heads"))
-    if dim % heads or dim // heads % 2:
+    if are_sizes(dim, heads) and (dim % heads or dim // heads % 2):
         yield f"embed_dim {dim} does not divide into {heads} heads of even size"
-    if heads % kv_heads:
+    if are_sizes(heads, kv_heads) and heads % kv_heads:
         yield f"num_heads {heads} is no multiple of num_kv_heads {kv_heads}"
-    if values["num_layers"] > MOST_LAYERS:
-        yield f"num_layers {values['num_layers']} is more than any model has"

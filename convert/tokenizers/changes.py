@@ -26,9 +26,9 @@ def token_numbers(named: NamedVocabulary) -> dict[str, int]:
         written = vocabulary.ids()
         return {text.replace(SPACE, " "): number for text, number in written.items()} | written
     written = {byte_text(token): number for number, token in enumerate(vocabulary.tokens)}
-    texts = ((token.decode(errors="replace"), number) for number, token in enumerate(vocabulary.tokens))
+    texts = ((token, token.decode(errors="replace"), number) for number, token in enumerate(vocabulary.tokens))
+    plain = {text: number for token, text, number in texts if text.encode() == token}
     first = len(vocabulary.tokens)
-    plain = {text: number for text, number in texts if "\ufffd" not in text}
     return written | plain | {name: first + place for place, name in enumerate(named.special)}
 
 

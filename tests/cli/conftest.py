@@ -6,6 +6,7 @@ import shutil
 import signal
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 
 from llama_convert.cli import main
 from llama_convert.convert import Request, convert_checkpoint, plan_conversion
-from tests.checkpoints import CASES, Case
+from tests.checkpoints import CASES, Case, random_model, write_meta
 from tests.cli.commands import Result, leftovers
 from tests.cli.hub_commands import User
 from tests.hub.conftest import no_user  # noqa: F401
@@ -28,18 +29,27 @@ Run = Callable[..., Result]
 Add = Callable[..., FakeHub]
 
 
+@contextmanager
+def own_handler() -> Iterator[None]:
+    """The command takes SIGTERM for itself: afterwards it is what it was."""
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+
+
 @pytest.fixture
 def run(capfd: pytest.CaptureFixture[str]) -> Iterator[Callable[..., Result]]:
     """arguments -> the finished command."""
-    handler = signal.getsignal(signal.SIGTERM)
 
     def ran(*arguments: object) -> Result:
         capfd.readouterr()
         status = main([str(argument) for argument in arguments])
         return Result(status, *capfd.readouterr())
 
-    yield ran
-    signal.signal(signal.SIGTERM, handler)
+    with own_handler():
+        yield ran
 
 
 @pytest.fixture
@@ -61,10 +71,10 @@ def source(meta_checkpoint: Callable[[Case], Path], tmp_path: Path) -> Callable[
 @pytest.fixture(scope="session")
 def converted(meta_checkpoint: Callable[[Case], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Case 3-2shards in Hugging Face's format, four weight files; read only."""
-    handler = signal.getsignal(signal.SIGTERM)
     folder = tmp_path_factory.mktemp("converted") / "huggingface"
-    assert main(["convert", str(meta_checkpoint(BY_NAME["3-2shards"])), str(folder), "-q", "--shard-size", "1MB"]) == 0
-    signal.signal(signal.SIGTERM, handler)
+    source = meta_checkpoint(BY_NAME["3-2shards"])
+    with own_handler():
+        assert main(["convert", str(source), str(folder), "-q", "--shard-size", "1MB"]) == 0
     return folder
 
 
@@ -72,6 +82,24 @@ def converted(meta_checkpoint: Callable[[Case], Path], tmp_path_factory: pytest.
 def made(converted: Path) -> Path:
     """A converted folder of the test's own, in the folder it runs in."""
     return Path(shutil.copytree(converted, "made"))
+
+
+@pytest.fixture(scope="session")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folders `meta-VERSION` and `hf-VERSION`, several weight files each; heads are tied in 3.2 alone. Read only."""
+    place = tmp_path_factory.mktemp("folders")
+    for version in ("2", "3", "3.1", "3.2"):
+        model = random_model(version)
+        meta = write_meta(model, place / f"meta-{version}", tokenizer=model.tokenizer)
+        with own_handler():
+            assert main(["convert", str(meta), str(place / f"hf-{version}"), "-q", "--shard-size", "500kB"]) == 0
+    return place
+
+
+@pytest.fixture
+def hf(folders: Path, tmp_path: Path) -> Callable[[str], Path]:
+    """version -> a copy of its folder in Hugging Face's format, which the test may change."""
+    return lambda version: Path(shutil.copytree(folders / f"hf-{version}", tmp_path / f"hf-{version}"))
 
 
 @pytest.fixture

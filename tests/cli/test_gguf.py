@@ -15,7 +15,7 @@ from gguf import GGMLQuantizationType as Type
 from tests.checkpoints import MetaModel, random_model, write_meta
 from tests.cli.commands import Result, leftovers
 from tests.cli.conftest import check_refusal
-from tests.convert.gguf_models import gguf_weights, read_theirs, rope_divisors, vocabulary_of, write_theirs
+from tests.convert.gguf_models import gguf_weights, read_theirs, rope_divisors, vocabulary_of, write_out, write_theirs
 
 Run = Callable[..., Result]
 Source = Callable[..., Path]
@@ -267,10 +267,7 @@ def file_of(path: Path, keys: dict[str, str], tensors: dict[str, np.ndarray], fo
         vocabulary_of(folder)(writer)
     for name, tensor in tensors.items():
         writer.add_tensor(name, tensor)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    write_out(writer)
     return path
 
 

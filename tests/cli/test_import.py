@@ -19,6 +19,7 @@ from llama_convert.convert.claims import read_claims
 from tests.checkpoints import Case
 from tests.cli.commands import Result, flip_byte
 from tests.cli.conftest import BY_NAME
+from tests.cli.folders import contents
 
 RECORD = "conversion.json"
 Run = Callable[..., Result]
@@ -32,10 +33,6 @@ def folder(meta_checkpoint: Callable[[Case], Path], tmp_path: Path) -> Path:
 
 def record(folder: Path) -> Any:
     return json.loads((folder / RECORD).read_text())
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def test_a_folder_of_metas(run: Run, folder: Path) -> None:

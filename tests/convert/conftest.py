@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from torch import Tensor
 
+from llama_convert.convert.aside import write_side_files
 from llama_convert.convert.containers.slices import TensorSlice
+from llama_convert.convert.outputs import SideFile
 from tests.convert.support import dtype_of, raw
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Where the one file of a test is to be."""
+    return tmp_path / "file"
 
 
 @pytest.fixture
@@ -31,3 +40,15 @@ def store(tmp_path: Path) -> Callable[..., TensorSlice]:
         )
 
     return write
+
+
+@pytest.fixture
+def in_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small files written here: a process for each of a hundred conversions is what would take the time."""
+
+    @contextmanager
+    def written(files: list[SideFile], folder: Path) -> Iterator[None]:
+        yield
+        write_side_files(files, folder)
+
+    monkeypatch.setattr("llama_convert.convert.conversion.written_aside", written)

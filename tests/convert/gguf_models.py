@@ -144,11 +144,16 @@ def write_theirs(
         writer.add_tensor(name, data, raw_dtype=kind)
     for name, data in extra:
         writer.add_tensor(name, data)
+    write_out(writer)
+    return values
+
+
+def write_out(writer: gguf.GGUFWriter) -> None:
+    """All that the writer was given, into its file."""
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    return values
 
 
 def _add(writer: gguf.GGUFWriter, key: str, value: int | float | str) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import tracemalloc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from math import prod
 from pathlib import Path
 
@@ -12,6 +15,7 @@ from torch import Tensor
 
 from llama_convert.convert import Request, convert_checkpoint, plan_conversion
 from llama_convert.convert.containers.slices import DType, TensorSlice
+from tests.checkpoints import Case
 
 EDITS = st.lists(
     st.tuples(
@@ -37,6 +41,16 @@ def edited(data: bytes, edits: list[tuple[str, float, int, bytes]]) -> bytes:
             "repeat": lambda data, at, number, _: data[: at + number] + data[at:],
         }[kind](data or b"\0", place, number, piece)
     return data
+
+
+@contextmanager
+def traced_memory() -> Iterator[Callable[[], int]]:
+    """Gives a function: the most bytes that Python has held at any moment since."""
+    tracemalloc.start()
+    try:
+        yield lambda: tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
 
 
 def raw(tensor: Tensor) -> bytes:
@@ -70,6 +84,12 @@ def halves(weight: Tensor, heads: int) -> Tensor:
     """Rows of each head from x0 y0 x1 y1 ... to x0 x1 ... y0 y1 ...: the formula that transformers published."""
     rows, columns = weight.shape
     return weight.view(heads, rows // heads // 2, 2, columns).transpose(1, 2).reshape(rows, columns)
+
+
+def context_of(case: Case) -> int:
+    """The positions that the case's version was made for, by Meta's model cards."""
+    contexts = {"1": 2048, "2": 4096, "code": 16384, "3": 8192, "guard-1": 4096, "guard-2": 8192}
+    return contexts.get(case.version, 131072)
 
 
 def equal(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +31,7 @@ from llama_convert.convert.expressions import (
 )
 from llama_convert.convert.expressions import rows as rows_of
 from llama_convert.convert.sameness import same
-from tests.convert.support import gather, raw
+from tests.convert.support import gather, raw, traced_memory
 
 PER_TEST = settings(deadline=2000, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 BLOCK_SIZES = st.sampled_from([1, 2, 7, 64, 1000, BLOCK_BYTES])
@@ -318,15 +317,10 @@ def test_memory_does_not_grow_with_the_tensor(sparse, make):
     half = TensorSlice(file=sparse, offset=0, dtype=DType.BFLOAT16, shape=(1 << 15, 1 << 12))
     expression = make(whole, half)
     torch.zeros(1).bfloat16()
-    with OpenFiles() as files:
-        tracemalloc.start()
-        try:
-            total = sum(block.nbytes for block in blocks(expression, files))
-            peak = tracemalloc.get_traced_memory()[1]
-        finally:
-            tracemalloc.stop()
+    with OpenFiles() as files, traced_memory() as peak:
+        total = sum(block.nbytes for block in blocks(expression, files))
+        assert peak() < 8 * BLOCK_BYTES
     assert total == nbytes(expression) >= 512 << 20
-    assert peak < 8 * BLOCK_BYTES
 
 
 def test_a_file_that_ends_early_is_named(store):

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from llama_convert.convert import Request, convert_checkpoint, plan_conversion
+from llama_convert.convert import Request, convert_checkpoint, open_checkpoint, plan_conversion
+from llama_convert.convert.claims import pad_of
 from llama_convert.convert.tokenizers.special_tokens import special_tokens
 from llama_convert.verify import verify
 from tests.checkpoints import random_model, write_meta
@@ -53,3 +54,10 @@ def test_a_claim_that_the_source_contradicts_is_not_believed(source: Path, tmp_p
     target = convert_checkpoint(plan_conversion(source), tmp_path / "out").folder
     other = random_model("3")
     assert failed(write_meta(other, tmp_path / "other", tokenizer=other.tokenizer), target) >= {"structure", "logits"}
+
+
+@pytest.mark.parametrize(("claimed", "believed"), [(767, 767), (0, 0), (768, None), (-1, None), ("767", None)])
+def test_a_pad_is_believed_where_it_is_an_id(claimed: object, believed: int | None, source: Path) -> None:
+    claims = {"source": {}, "options": {}, "vocabulary": {"pad": claimed}}
+    (source / "conversion.json").write_text(json.dumps(claims))
+    assert pad_of(open_checkpoint(source)) == believed

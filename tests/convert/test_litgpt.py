@@ -17,7 +17,7 @@ from torch import Tensor
 from llama_convert.convert import open_checkpoint, plan_conversion
 from llama_convert.convert.errors import CheckpointError
 from tests.checkpoints import CASES, Case, MetaModel, hidden_dim
-from tests.convert.support import converted, equal, halves
+from tests.convert.support import context_of, converted, equal, halves
 
 CASE = next(case for case in CASES if case.name == "3.1")
 CONFIG, WEIGHTS = "model_config.yaml", "lit_model.pth"
@@ -55,7 +55,6 @@ def state_dict(model: MetaModel, *, grouped: bool = False) -> dict[str, Tensor]:
 def config(case: Case) -> dict[str, Any]:
     """All fields of litgpt 0.5.9's Config: those of its own Llamas, with the sizes of this one."""
     model = case.model()
-    contexts = {"1": 2048, "2": 4096, "code": 16384, "3": 8192, "guard-1": 4096, "guard-2": 8192}
     names = {"2": "Llama-2", "code": "CodeLlama"}
     adjustments = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_seq_len": 8192}
     return {
@@ -63,7 +62,7 @@ def config(case: Case) -> dict[str, Any]:
         "attention_scores_scalar": None,
         "attn_bias": False,
         "bias": False,
-        "block_size": contexts.get(case.version, 131072),
+        "block_size": context_of(case),
         "final_logit_softcapping": None,
         "gelu_approximate": "none",
         "head_size": model.head_dim,

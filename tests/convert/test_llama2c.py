@@ -122,11 +122,6 @@ def opened(path: Path, content: bytes) -> Llama2cFile:
     return read_llama2c(LocalFile(path))
 
 
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "model.bin"
-
-
 # --- read and laid out -----------------------------------------------------------------------------
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import tracemalloc
-
 import gguf
 import numpy as np
 import pytest
@@ -15,6 +13,7 @@ from llama_convert.convert.containers.slices import DType
 from llama_convert.convert.errors import CheckpointError
 from llama_convert.convert.quantisation import DECODERS, decode, decode_affine, decode_scaled
 from llama_convert.convert.quantisation.layouts import LAYOUTS
+from tests.convert.support import traced_memory
 
 QUANTISED = [dtype for dtype in DType if dtype.block > 1]
 SEEDS = st.integers(0, 2**31)
@@ -117,13 +116,9 @@ def test_rows_must_be_whole_blocks():
 def test_memory_of_decoding():
     block = np.zeros((64, 144 * 256), np.uint8)
     decode(block[:1], DType.Q4_K)
-    tracemalloc.start()
-    try:
+    with traced_memory() as peak:
         decoded = decode(block, DType.Q4_K)
-        peak = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
-    assert peak < decoded.nbytes + (2 << 20)
+        assert peak() < decoded.nbytes + (2 << 20)
 
 
 # --- one byte an element, and scales -------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 
 import gguf
@@ -15,6 +14,7 @@ from hypothesis import strategies as st
 from llama_convert.convert.containers.slices import FLOATS, DType
 from llama_convert.convert.errors import UsageError
 from llama_convert.convert.quantisation import ENCODERS, decode, encode, encode_block, encoding
+from tests.convert.support import traced_memory
 
 BLOCK = 32
 label = pytest.mark.parametrize
@@ -183,10 +183,6 @@ def test_rows_must_be_whole_blocks_of_32(target):
 @TARGETS
 def test_memory_of_encoding(target):
     block = np.zeros((2048, 8192), np.uint8)
-    tracemalloc.start()
-    try:
+    with traced_memory() as peak:
         found = encode_block(block, DType.BFLOAT16, target)
-        peak = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
-    assert peak < found.nbytes + (8 << 20)
+        assert peak() < found.nbytes + (8 << 20)

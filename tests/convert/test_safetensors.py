@@ -83,11 +83,6 @@ def open_written(path: Path, header: object, data: bytes = bytes(14)) -> TensorF
     return read_safetensors(LocalFile(write(path, header, data)))
 
 
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "a.safetensors"
-
-
 def test_the_sound_one_is_read(path):
     """The control for all damage below."""
     assert list(open_written(path, {"a": A, "b": B}).tensors) == ["a", "b"]

@@ -14,7 +14,7 @@ from torch import Tensor
 from llama_convert.convert import open_checkpoint, plan_conversion
 from llama_convert.convert.errors import CheckpointError, UsageError
 from tests.checkpoints import CASES, Case, MetaModel, hidden_dim, random_model, write_meta
-from tests.convert.support import converted, equal, halves
+from tests.convert.support import context_of, converted, equal, halves
 
 CASE = next(case for case in CASES if case.name == "3.1")
 CONFIG = "torchtune_config.json"
@@ -48,7 +48,6 @@ def arguments(case: Case) -> dict[str, object]:
     scaled = bool(model.params.get("use_scaled_rope"))
     named = "llama2.llama2" if model.tokenizer == "sentencepiece" else "llama3.llama3"
     named = "llama3_2.llama3_2" if model.tied else "llama3_1.llama3_1" if scaled else named
-    contexts = {"1": 2048, "2": 4096, "code": 16384, "3": 8192, "guard-1": 4096, "guard-2": 8192}
     return {
         "_component_": f"torchtune.models.{named}",
         "vocab_size": model.vocab,
@@ -56,7 +55,7 @@ def arguments(case: Case) -> dict[str, object]:
         "num_heads": model.heads,
         "num_kv_heads": model.kv_heads,
         "embed_dim": model.params["dim"],
-        "max_seq_len": contexts.get(case.version, 131072),
+        "max_seq_len": context_of(case),
         "intermediate_dim": hidden_dim(model.params),
         "rope_base": model.params.get("rope_theta", 10000.0),
         "norm_eps": model.params["norm_eps"],

@@ -85,13 +85,13 @@ def test_a_release_is_known_by_its_sizes(release):
 @pytest.mark.parametrize("release", RELEASES, ids=lambda release: release.title)
 def test_the_user_may_confirm_but_not_contradict(release):
     fits = fitting(release.evidence)
-    assert confirm(None, fits, release.evidence) == fits
+    assert confirm(None, release.evidence) == fits
     for name, version in VERSIONS.items():
         if name in release.versions:
-            assert confirm(name, fits, release.evidence) == (version,)
+            assert confirm(name, release.evidence) == (version,)
         else:
             with pytest.raises(CheckpointError, match="contradicts the files") as caught:
-                confirm(name, fits, release.evidence)
+                confirm(name, release.evidence)
             assert fits[0].title in caught.value.summary
             assert str(release.evidence) in caught.value.problems[0]
 
@@ -102,7 +102,7 @@ def test_every_version_is_somebodys():
 
 def test_a_guard_3_that_says_unscaled_is_believed():
     release = replace(RELEASES[13], scaled=False)
-    assert confirm("guard-3", fitting(release.evidence), release.evidence) == (VERSIONS["guard-3"],)
+    assert confirm("guard-3", release.evidence) == (VERSIONS["guard-3"],)
     assert rope_scaling(VERSIONS["guard-3"], release.evidence) is None
 
 

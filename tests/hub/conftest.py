@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import huggingface_hub.constants
 import pytest
 
 from llama_convert.cli import main
 from tests.cli.commands import Result
+from tests.hub.downloads import FILES, NAME, point_at
 from tests.hub.fake_hub import FakeHub
 
 
@@ -39,6 +41,14 @@ def no_user(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFa
         "HF_HUB_DISABLE_PROGRESS_BARS": True,
     }.items():
         monkeypatch.setattr(constants, name, value)
+
+
+@pytest.fixture
+def herd(hub: FakeHub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeHub:
+    """A Hub with one repository, known to this process's client."""
+    point_at(hub, monkeypatch, tmp_path / "user-cache")
+    hub.add(NAME, FILES)
+    return hub
 
 
 @pytest.fixture

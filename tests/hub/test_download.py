@@ -20,7 +20,6 @@ from llama_convert.hub import HubError, checked, download
 from llama_convert.hub.segments import SEGMENT
 from llama_convert.verify.downloads import hub_statements
 from tests.hub.downloads import (
-    FILES,
     HF,
     NAME,
     ORIGINAL,
@@ -32,16 +31,10 @@ from tests.hub.downloads import (
     fetch,
     file_bytes,
     plan,
-    point_at,
 )  # fmt: skip
 from tests.hub.fake_hub import FakeHub, Faults
 
-
-@pytest.fixture(autouse=True)
-def herd(hub: FakeHub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeHub:
-    point_at(hub, monkeypatch, tmp_path / "user-cache")
-    hub.add(NAME, FILES)
-    return hub
+pytestmark = pytest.mark.usefixtures("herd")
 
 
 def test_the_client_finds_the_cache_complete(herd: FakeHub) -> None:

@@ -12,7 +12,6 @@ from huggingface_hub import constants, hf_hub_download
 from llama_convert.convert.errors import CheckpointError, SpaceError, UsageError
 from llama_convert.hub import HubError, download
 from tests.hub.downloads import (
-    FILES,
     HF,
     NAME,
     ORIGINAL,
@@ -24,16 +23,10 @@ from tests.hub.downloads import (
     everything,
     fetch,
     plan,
-    point_at,
 )  # fmt: skip
 from tests.hub.fake_hub import Account, FakeHub
 
-
-@pytest.fixture(autouse=True)
-def herd(hub: FakeHub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeHub:
-    point_at(hub, monkeypatch, tmp_path / "user-cache")
-    hub.add(NAME, FILES)
-    return hub
+pytestmark = pytest.mark.usefixtures("herd")
 
 
 def offline(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,9 @@ import pytest
 from llama_convert.convert import UsageError, open_checkpoint
 from llama_convert.convert.outputs import Request
 from llama_convert.convert.token_list import list_tokens
+from llama_convert.convert.tokenizers.added import NamedVocabulary
+from llama_convert.convert.tokenizers.changes import token_numbers
+from llama_convert.convert.tokenizers.tiktoken import TiktokenVocabulary
 from llama_convert.convert.tokens import open_tokens
 from llama_convert.convert.vocabulary import NewToken
 from tests.checkpoints import random_model, write_meta
@@ -265,6 +268,11 @@ def test_what_is_taken_is_listed(plain: dict[str, Path]) -> None:
     pieces = list_tokens(open_checkpoint(plain["2"]))
     assert (pieces.size, pieces.reserved, pieces.unknown, pieces.end) == (512, (), 0, 2)
     assert pieces.numbers["▁ka"] == pieces.numbers[" ka"]
+
+
+def test_the_sign_for_what_is_no_text_may_be_a_text() -> None:
+    vocabulary = TiktokenVocabulary(tokens=(b"\xef\xbf\xbd", b"\xef\xbf"))
+    assert token_numbers(NamedVocabulary(vocabulary=vocabulary, special=())) == {"ï¿½": 0, "ï¿": 1, "\ufffd": 0}
 
 
 def test_a_reserved_token_with_a_task_is_not_free(plain: dict[str, Path], tmp_path: Path) -> None:
