@@ -156,15 +156,15 @@ def from_blocks(blocks: Iterable[Tensor], dtype: DType, rows: int) -> Blocks:
     rows: of all of it. All blocks but the last must be multiples of KERNEL_ROWS: the kernel packs so many together,
     and parts of a matrix then lie behind each other. Memory: the result, and four times the bytes of one block.
     """
-    whole: tuple[FourBits, ...] = ()
+    filled: tuple[FourBits, ...] = ()
     start = 0
     for content in blocks:
         parts = _PARTS[dtype](content.numpy().view(LAYOUTS[dtype]))
-        whole = whole or tuple(part.room(rows) for part in parts)
-        for all_rows, part in zip(whole, parts, strict=True):
+        filled = filled or tuple(part.room(rows) for part in parts)
+        for all_rows, part in zip(filled, parts, strict=True):
             all_rows.put(part, start)
         start += len(content)
-    return Blocks(whole)
+    return Blocks(filled)
 
 
 def _of_four(units: NDArray[np.void]) -> tuple[FourBits, ...]:

@@ -87,11 +87,12 @@ def test_a_program_is_made_for_each_size_of_a_cache(llama, monkeypatch):
     config = replace(llama.model.config, layers=1)
     llama = replace(llama, model=replace(llama.model, config=config, layers=llama.model.layers[:1]))
     compiled = replace(llama, compiled=True)
-    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 2)
-    for length in range(2, 6):
-        prompt = list(range(3, 3 + length))
-        wanted = llama.generate([prompt], max_new_tokens=3)
-        assert compiled.generate([prompt], max_new_tokens=3)[0].ids == wanted[0].ids
+    # Not by monkeypatch: torch would forget the setting when that is undone.
+    with torch._dynamo.config.patch(recompile_limit=2):
+        for length in range(2, 6):
+            prompt = list(range(3, 3 + length))
+            wanted = llama.generate([prompt], max_new_tokens=3)
+            assert compiled.generate([prompt], max_new_tokens=3)[0].ids == wanted[0].ids
     monkeypatch.setattr(decoding, "_SIZES", 2)
     with pytest.raises(torch._dynamo.exc.FailOnRecompileLimitHit):
         compiled.generate([[3] * 20], max_new_tokens=3)
