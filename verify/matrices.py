@@ -150,15 +150,15 @@ class Sharded:
         return tuple(tensor for piece in self.pieces for tensor in piece.tensors)
 
 
-def from_blocks(blocks: Iterable[Tensor], dtype: DType, rows: int) -> Blocks:
+def from_blocks(contents: Iterable[Tensor], dtype: DType, rows: int) -> Blocks:
     """A matrix in Q4_0 or Q8_0 from its bytes in the file: some rows, then some more, (rows, bytes of a row), uint8.
 
-    rows: of all of it. All blocks but the last must be multiples of KERNEL_ROWS: the kernel packs so many together,
-    and parts of a matrix then lie behind each other. Memory: the result, and four times the bytes of one block.
+    rows: of all of it. All but the last must give a multiple of KERNEL_ROWS: the kernel packs so many together, and parts
+    of a matrix then lie behind each other. Memory: the result, and four times the bytes of some rows.
     """
     filled: tuple[FourBits, ...] = ()
     start = 0
-    for content in blocks:
+    for content in contents:
         parts = _PARTS[dtype](content.numpy().view(LAYOUTS[dtype]))
         filled = filled or tuple(part.room(rows) for part in parts)
         for all_rows, part in zip(filled, parts, strict=True):
