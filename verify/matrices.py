@@ -153,8 +153,8 @@ class Sharded:
 def from_blocks(contents: Iterable[Tensor], dtype: DType, rows: int) -> Blocks:
     """A matrix in Q4_0 or Q8_0 from its bytes in the file: some rows, then some more, (rows, bytes of a row), uint8.
 
-    rows: of all of it. All but the last must give a multiple of KERNEL_ROWS: the kernel packs so many together, and parts
-    of a matrix then lie behind each other. Memory: the result, and four times the bytes of some rows.
+    rows: of all of it. All but the last must give a multiple of KERNEL_ROWS: the kernel packs so many together, and
+    parts of a matrix then lie behind each other. Memory: the result, and four times the bytes of some rows.
     """
     filled: tuple[FourBits, ...] = ()
     start = 0
