@@ -18,6 +18,7 @@ from torch import Tensor
 
 from llama_convert.convert.architecture import LlamaConfig, Rotary
 from llama_convert.verify.forward import frequencies
+from llama_convert.verify.matrices import Matrix
 from llama_convert.verify.model import Layer, Model, tensors
 
 # Sizes of caches for which torch may make programs; left to itself it gives up at the ninth.
@@ -112,7 +113,7 @@ def next_logits(model: Model, cache: Cache, tokens: Tensor, start: int, *, compi
 
 
 def _last_logits(model: Model, state: Tensor, cache: Cache, places: Tensor, span: int) -> Tensor:
-    state = run(model, state, cache, places, span)
+    state = run(model, state, cache, places, span, only_last=True)
     return model.head.times(_normed(state[:, -1], model.final_norm, model.config)).float()
 
 
@@ -138,25 +139,67 @@ def all_logits(model: Model, tokens: Tensor) -> Tensor:
     return model.head.times(_normed(state, model.final_norm, model.config)).float()
 
 
-def run(model: Model, state: Tensor, cache: Cache, places: Tensor, span: int) -> Tensor:
+def run(model: Model, state: Tensor, cache: Cache, places: Tensor, span: int, *, only_last: bool = False) -> Tensor:
     """The state of the new tokens behind the last layer, (B, T, hidden_size).
 
-    places: where in the cache they stand, (T,). span: places of the cache that are looked at.
+    places: where in the cache they stand, (T,). span: places of the cache that are looked at. only_last: give that of
+    the last token alone, (B, 1, hidden_size); of the others the last layer then leaves keys and values, no more.
     """
-    visible = None if _is_text(cache.pads, places, span) else _visible(cache.pads, places, span)
-    positions = (places - cache.pads[:, None]).clamp(min=0)
-    turn = _Turn(model.rotary, cache.cosines[positions][:, None], cache.sines[positions][:, None])
-    for layer, keys, values in zip(model.layers, cache.keys, cache.values, strict=True):
+    view = _view(model, cache, places, span)
+    for number, (layer, keys, values) in enumerate(zip(model.layers, cache.keys, cache.values, strict=True), start=1):
         normed = _normed(state, layer.attention_norm, model.config)
-        state = state + _attention(model, layer, normed, turn, keys[:, :, :span], values[:, :, :span], places, visible)
+        _keep(layer, normed, keys, values, places, view)
+        if only_last and number == len(model.layers):
+            state, normed, view = state[:, -1:], normed[:, -1:], view.of_last()
+        state = state + _attention(layer, normed, keys[:, :, :span], values[:, :, :span], view)
         normed = _normed(state, layer.ffn_norm, model.config)
         state = state + layer.down.times(torch.nn.functional.silu(layer.gate.times(normed)) * layer.up.times(normed))
     return state
 
 
-def _is_text(pads: Tensor, places: Tensor, span: int) -> bool:
-    """Whether these tokens are all there is: each looks at itself and those before it, and torch is fast at that."""
-    return len(places) == span and not pads.any()
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _View:
+    """Where the new tokens stand, and what they look at.
+
+    cosines, sines: of their positions, (B, 1, T, head_dim / 2), float32. visible: the places, (B, 1, T, span); None for
+    all of them or, where `causal`, for itself and those before it, which torch is fast at.
+    """
+
+    rotary: Rotary
+    cosines: Tensor
+    sines: Tensor
+    visible: Tensor | None
+    causal: bool
+
+    def of_last(self) -> _View:
+        """That of the last token alone."""
+        visible = None if self.visible is None else self.visible[:, :, -1:]
+        last = slice(-1, None)
+        return replace(
+            self, cosines=self.cosines[:, :, last], sines=self.sines[:, :, last], visible=visible, causal=False
+        )
+
+    def turned(self, heads: Tensor) -> Tensor:
+        """The heads, turned by their positions."""
+        if self.rotary is Rotary.PAIRS:
+            x, y = torch.unflatten(heads.float(), -1, (-1, 2)).unbind(-1)
+        else:
+            x, y = heads.float().chunk(2, dim=-1)
+        turned = (x * self.cosines - y * self.sines, y * self.cosines + x * self.sines)
+        joined = torch.stack(turned, dim=-1).flatten(-2) if self.rotary is Rotary.PAIRS else torch.cat(turned, dim=-1)
+        return joined.to(heads.dtype)
+
+
+def _view(model: Model, cache: Cache, places: Tensor, span: int) -> _View:
+    positions = (places - cache.pads[:, None]).clamp(min=0)
+    all_there_is = len(places) == span and not cache.pads.any()
+    return _View(
+        rotary=model.rotary,
+        cosines=cache.cosines[positions][:, None],
+        sines=cache.sines[positions][:, None],
+        visible=None if all_there_is else _visible(cache.pads, places, span),
+        causal=all_there_is,
+    )
 
 
 def _visible(pads: Tensor, places: Tensor, span: int) -> Tensor:
@@ -169,45 +212,24 @@ def _visible(pads: Tensor, places: Tensor, span: int) -> Tensor:
     return (before | (others == places[:, None]))[:, None]
 
 
-@dataclass(frozen=True, slots=True)
-class _Turn:
-    """The turning of heads by their positions. cosines, sines: (B, 1, T, head_dim / 2), float32."""
-
-    rotary: Rotary
-    cosines: Tensor
-    sines: Tensor
-
-    def __call__(self, heads: Tensor) -> Tensor:
-        if self.rotary is Rotary.PAIRS:
-            x, y = torch.unflatten(heads.float(), -1, (-1, 2)).unbind(-1)
-        else:
-            x, y = heads.float().chunk(2, dim=-1)
-        turned = (x * self.cosines - y * self.sines, y * self.cosines + x * self.sines)
-        joined = torch.stack(turned, dim=-1).flatten(-2) if self.rotary is Rotary.PAIRS else torch.cat(turned, dim=-1)
-        return joined.to(heads.dtype)
+def _keep(layer: Layer, normed: Tensor, keys: Tensor, values: Tensor, places: Tensor, view: _View) -> None:
+    """Put the new tokens' keys and values into the cache."""
+    keys.index_copy_(2, places, view.turned(_heads(layer.key, normed, keys.shape[-1])))
+    values.index_copy_(2, places, _heads(layer.value, normed, values.shape[-1]))
 
 
-def _attention(
-    model: Model,
-    layer: Layer,
-    normed: Tensor,
-    turn: _Turn,
-    keys: Tensor,
-    values: Tensor,
-    places: Tensor,
-    visible: Tensor | None,
-) -> Tensor:
+def _attention(layer: Layer, normed: Tensor, keys: Tensor, values: Tensor, view: _View) -> Tensor:
     """Every query head looks at the key head of its group."""
-    queries, new_keys, new_values = (
-        torch.unflatten(matrix.times(normed), -1, (-1, model.config.head_dim)).transpose(1, 2)
-        for matrix in (layer.query, layer.key, layer.value)
-    )
-    keys.index_copy_(2, places, turn(new_keys))
-    values.index_copy_(2, places, new_values)
+    queries = view.turned(_heads(layer.query, normed, keys.shape[-1]))
     mixed = torch.nn.functional.scaled_dot_product_attention(
-        turn(queries), keys, values, attn_mask=visible, is_causal=visible is None, enable_gqa=True
+        queries, keys, values, attn_mask=view.visible, is_causal=view.causal, enable_gqa=True
     )
     return layer.attention_out.times(mixed.transpose(1, 2).flatten(2))
+
+
+def _heads(matrix: Matrix, normed: Tensor, head_dim: int) -> Tensor:
+    """(B, T, hidden_size) -> (B, heads, T, head_dim)."""
+    return torch.unflatten(matrix.times(normed), -1, (-1, head_dim)).transpose(1, 2)
 
 
 def _normed(state: Tensor, weight: Tensor, config: LlamaConfig) -> Tensor:
