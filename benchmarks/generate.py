@@ -23,19 +23,27 @@ PROMPT_TOKENS, NEW_TOKENS = 64, 128
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Side:
-    """One line of the table: who writes, from what, computing in which type. peer: the line it is held against."""
+    """One line of the table: who writes, from what, computing in which type, compiled by torch or not.
+
+    peer: the line it is held against.
+    """
 
     name: str
     library: str
     form: str
     dtype: str
     peer: str | None = None
+    compiled: bool = False
 
 
 SIDES = (
     Side(name="transformers bf16", library="transformers", form="hf", dtype="bfloat16"),
     Side(name="the book bf16", library="book", form="hf", dtype="bfloat16", peer="transformers bf16"),
     Side(name="ours bf16", library="ours", form="hf", dtype="bfloat16", peer="transformers bf16"),
+    Side(
+        name="the book compiled", library="book", form="hf", dtype="bfloat16", peer="transformers bf16", compiled=True
+    ),
+    Side(name="ours compiled", library="ours", form="hf", dtype="bfloat16", peer="transformers bf16", compiled=True),
     Side(name="ours q4_0", library="ours", form="gguf-q4_0", dtype="bfloat16", peer="ours bf16"),
     Side(name="ours q8_0", library="ours", form="gguf-q8_0", dtype="bfloat16", peer="ours bf16"),
     Side(name="transformers fp32", library="transformers", form="hf", dtype="float32"),
@@ -74,6 +82,7 @@ def _source(form: str, model: str, folder: Path) -> Path:
 
 def _run(side: Side, path: Path, device: str) -> dict[str, Any]:
     command = [sys.executable, "-m", "benchmarks.one_generation", side.library, str(path), side.dtype, device]
+    command += ["compile"] if side.compiled else []
     # As the command does for itself, before it imports torch.
     own = {"THP_MEM_ALLOC_ENABLE": "1"} if side.library == "ours" else {}
     done = subprocess.run(command, check=False, capture_output=True, text=True, env=os.environ | own)

@@ -101,6 +101,8 @@ def book(source: str, dtype: torch.dtype, device: str, compiled: bool) -> Write:
     model.cos, model.sin = (
         table.to(device) for table in compute_rope_params(64, 500_000.0, 8192, LLAMA32_CONFIG_1B["rope_freq"])
     )
+    if compiled:
+        model.compile()
     return lambda prompt, count: generate_text_simple_stream(model, torch.tensor([prompt], device=device), count)
 
 

@@ -55,7 +55,7 @@ ComputeType = Annotated[
         show_default=False,
     ),
 ]
-Compile = Annotated[bool, Option("--compile", help="Have torch compile the model: a slow start, then faster tokens.")]
+Compile = Annotated[bool, Option("--compile", help="Have torch compile the model: a slow start; meant for GPUs.")]
 Encoding = Annotated[
     str | None,
     Option(

@@ -15,7 +15,7 @@ from torch import Tensor
 
 # Into so many pieces of rows is a matrix cut.
 _PIECES = 8
-# Above this many vectors the pieces are no faster.
+# For more vectors pieces are no faster.
 _MOST_VECTORS = 512
 # Around a change of torch's settings, which are those of all threads.
 _SETTINGS = threading.Lock()
