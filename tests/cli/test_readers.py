@@ -57,11 +57,13 @@ def test_a_cached_repository(run: Run, cache: Path, converted: Path, command: li
 
 @pytest.mark.usefixtures("cache")
 def test_a_made_folder(run: Run, made: Path) -> None:
-    shutil.copytree(made, "other")
+    other = Path(shutil.copytree(made, "other"))
+    os.sync()  # a file system may find room for what was written only then, and it is counted
     with stopped("first bytes", "convert", made, "output", "--to", "scratch") as process:
         check_kept(run, "made", made, process=process.pid)
-        removed(run, "other", Path())
-    assert removed(run, "made", Path()) > 0
+        removed(run, "other", other)
+    # Not all below: the file system still changes what the conversion that was ended left there.
+    assert removed(run, "made", made) > 0
     assert "made" not in names(run)
 
 
