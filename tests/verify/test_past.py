@@ -34,6 +34,17 @@ def counting(llama):
     return replace(llama, model=replace(llama.model, tokens=table)), table.counted
 
 
+class _Seen:
+    """A matrix that notes how many tokens go through it."""
+
+    def __init__(self, matrix, seen):
+        self.matrix, self.seen = matrix, seen
+
+    def times(self, vectors):
+        self.seen.append(vectors.shape[1])
+        return self.matrix.times(vectors)
+
+
 def endless(folder, version=None):
     return replace(load(folder, dtype="float32", llama_version=version), ends=frozenset())
 
@@ -73,6 +84,16 @@ def test_a_prompt_goes_through_the_model_once(llama):
     counted, shapes = counting(llama)
     drawn(counted, PROMPTS, num_return_sequences=3, batch_size=9)
     assert shapes == [(3, 33), *[(9, 1)] * 11]
+
+
+def test_the_last_layer_goes_over_the_last_token_alone(llama):
+    """All before it go over the whole prompt."""
+    seen: list[int] = []
+    layers = [replace(layer, down=_Seen(layer.down, seen)) for layer in llama.model.layers]
+    looked_at = replace(llama, model=replace(llama.model, layers=tuple(layers)))
+    wanted = llama.generate([PROMPTS[0]], max_new_tokens=1)[0].ids
+    assert looked_at.generate([PROMPTS[0]], max_new_tokens=1)[0].ids == wanted
+    assert seen == [*[len(PROMPTS[0])] * (len(layers) - 1), 1]
 
 
 def test_different_prompts_are_not_copied(llama, monkeypatch):
